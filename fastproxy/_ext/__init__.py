@@ -1,0 +1,1 @@
+"""Where the compiled ground floor lands (core), with its type stubs."""

@@ -1,0 +1,1 @@
+"""What the owner wants: flags, environment and file as one frozen struct."""

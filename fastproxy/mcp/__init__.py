@@ -1,0 +1,1 @@
+"""Events to meaning: what an MCP message asks for. Sans-io. Only revision.py compares protocol dates."""

@@ -1,0 +1,1 @@
+"""Who answers: backends, their endpoints, and the policies that choose among them."""

@@ -1,0 +1,46 @@
+"""Compiles ext/ into fastproxy._ext.core, nothing else; metadata lives in pyproject.toml.
+
+One extension, whose root file includes the others: the scanner, the table and the relay call each other as C
+functions, and there is no .pxd to lose between a flat ext/ and a dotted module name.
+FASTPROXY_DEBUG=1 builds with assertions, bounds checks and -O0; FASTPROXY_SANITIZE=address adds the sanitizer.
+"""
+
+import os
+import pathlib
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTPROXY_DEBUG") == "1"
+SANITIZE = os.environ.get("FASTPROXY_SANITIZE", "")
+SOURCES = sorted(str(path) for pattern in ("*.pyx", "*.pxd", "*.h") for path in pathlib.Path("ext").glob(pattern))
+
+compile_args = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing", "-DCYTHON_WITHOUT_ASSERTIONS"]
+link_args = []
+if SANITIZE:
+    compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
+    link_args += [f"-fsanitize={SANITIZE}"]
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "fastproxy._ext.core",
+                ["ext/core.pyx"],
+                depends=SOURCES,
+                include_dirs=["ext"],
+                extra_compile_args=compile_args,
+                extra_link_args=link_args,
+            )
+        ],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": "3",
+            "binding": False,
+            "boundscheck": DEBUG,
+            "wraparound": DEBUG,
+            "cdivision": True,
+            "initializedcheck": DEBUG,
+        },
+    )
+)
