@@ -1,0 +1,80 @@
+# One command each; `make help` lists them. What is installed lands in .venv, what is built in build/ and dist/.
+#
+# Stamps in .venv say what has been done, so that a second `make test` begins with the tests. All paths are relative:
+# the checkout may live under a path with spaces.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+PIP    := $(PYTHON) -m pip --quiet --disable-pip-version-check
+LISTEN ?= 127.0.0.1:8080
+ADMIN  ?= 127.0.0.1:9901
+ARGS   ?=
+
+EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run try test lint bench build extension clean distclean FORCE
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
+
+run: $(VENV)/.created  ## two real MCP servers and the proxy in front of them; LISTEN=HOST:PORT for another address
+	@$(PYTHON) deploy/demo/run.py --listen $(LISTEN) --check
+	@$(MAKE) --no-print-directory $(VENV)/.demo $(VENV)/.extension
+	@exec $(PYTHON) deploy/demo/run.py --listen $(LISTEN) --admin $(ADMIN)
+
+try: $(VENV)/.demo  ## what a client of `make run` sees: two sessions, three calls each
+	@$(PYTHON) deploy/demo/client.py http://$(LISTEN)/mcp
+
+test: $(VENV)/.test $(VENV)/.extension  ## the whole suite; ARGS="tests/test_house.py -k floors" for a part
+	@$(PYTHON) -m tests.kit.provision || echo "make test: not every real server could be provided; tests that need one are skipped by name"
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: $(VENV)/.test $(VENV)/.extension  ## ruff, mypy --strict, the floors
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m mypy
+	@$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.test $(VENV)/.extension  ## side by side with the rivals; ARGS="--quick"
+	@$(PYTHON) -m bench $(ARGS)
+
+build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from the sdist)
+	@sh .ci/preflight compiler $(PYTHON)
+	@$(PYTHON) -m build --outdir dist .
+
+extension: $(VENV)/.extension  ## the compiled part, in place; FASTPROXY_DEBUG=1 with assertions
+
+clean:  ## what was built
+	rm -rf build dist ./*.egg-info fastproxy/_ext/*.so $(VENV)/.extension
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './.cache/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## what was built and what was installed
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/.created: .ci/preflight
+	@sh .ci/preflight venv $(VENV)
+	@touch $@
+
+# The build's own requirements are installed too: the extension is then compiled without an isolated environment.
+$(VENV)/.tools: pyproject.toml $(VENV)/.created
+	@sh .ci/preflight compiler $(PYTHON)
+	@$(PIP) install $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+	@touch $@
+
+$(VENV)/.test $(VENV)/.demo: $(VENV)/.%: pyproject.toml $(VENV)/.tools
+	@echo "make: installing fastproxy[$*] into $(VENV)"
+	@$(PIP) install --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.extension: $(EXTENSION_SOURCES) setup.py build/.flags $(VENV)/.tools
+	@sh .ci/preflight compiler $(PYTHON)
+	@echo "make: compiling ext/"
+	@$(PYTHON) setup.py --quiet build_ext --inplace $(shell cmp -s build/.flags build/.flags.built || echo --force)
+	@cp build/.flags build/.flags.built
+	@touch $@
+
+# Rewritten only when the flags differ from those of the last build: then, and only then, all is compiled again.
+build/.flags: FORCE
+	@mkdir -p build
+	@echo "debug=$(FASTPROXY_DEBUG) sanitize=$(FASTPROXY_SANITIZE)" | cmp -s - $@ || echo "debug=$(FASTPROXY_DEBUG) sanitize=$(FASTPROXY_SANITIZE)" > $@

@@ -1,0 +1,30 @@
+"""What a client sees of two replicas behind one address: two sessions, three calls each, on the official SDK.
+
+The sessions count apart and each stays with its replica; `mode="legacy"` asks for the revisions that have sessions.
+"""
+
+import argparse
+import asyncio
+
+import mcp
+
+CALLS = 3
+
+
+async def call_counter(url: str, name: str) -> None:
+    """One session from its first request to its DELETE."""
+    async with mcp.Client(url, mode="legacy") as client:
+        for _ in range(CALLS):
+            result = await client.call_tool("counter", {})
+            print(f"session {name}: {result.content[0].text}")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8080/mcp")
+    url = parser.parse_args().url
+    await asyncio.gather(call_counter(url, "one"), call_counter(url, "two"))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
