@@ -1,0 +1,25 @@
+"""`python -m everything --port N`: one replica on 127.0.0.1, address on the first line of standard output."""
+
+import argparse
+import asyncio
+import socket
+import warnings
+
+import uvicorn
+from everything import server
+from mcp.shared.exceptions import MCPDeprecationWarning
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="everything", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 = any free port")
+    # Sampling and logging are deprecated from 2026-07-28 on; the older revisions are tested all the same.
+    warnings.simplefilter("ignore", MCPDeprecationWarning)
+    with socket.create_server(("127.0.0.1", parser.parse_args().port), backlog=1024) as listener:
+        print(f"everything: serving on http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
+        config = uvicorn.Config(server.create_app(), log_level="warning", timeout_graceful_shutdown=1)
+        asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+if __name__ == "__main__":
+    main()
