@@ -1,7 +1,8 @@
 """The port behind which sessions are kept, and its promises. Every implementation passes tests/contracts.
 
-All methods raise StoreUnavailable when the store does not answer within its deadline, StoreRefused when it answers
-that it will not serve us. `key` below is `record.store_key(session_id)`: what names a session in stores and tables.
+All methods raise StoreUnavailable when the store does not answer within its deadline (at once while it is known to be
+away), StoreRefused when it answers that it will not serve us. `key` below is `record.store_key(session_id)`: what
+names a session in stores and tables. No store writes a session id into a log.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,15 +10,30 @@ from typing import Protocol
 
 from fastproxy.session import record
 
+# One finished operation: its name, how long it took, whether it was served. For metrics.
+Observer = Callable[[str, float, bool], None]
+
+
+def observe_nothing(operation: str, seconds: float, served: bool) -> None:
+    """The observer of who does not count."""
+
 
 class SessionStore(Protocol):
     """Five operations on records, and what a fleet of proxies needs around them."""
 
+    errors_total: int  # operations that were not served
+    bad_records_total: int  # values met that were not records
+
+    @property
+    def available(self) -> bool:
+        """The last that we know: the store serves us."""
+
     async def open(self) -> None:
-        """Connect. StoreRefused: the credentials, the database or the peer are wrong (exit 1). Away: StoreUnavailable."""
+        """Connect and check what we may do there. StoreRefused: the credentials, the database or the peer are wrong
+        (exit 1). StoreUnavailable: away; the store goes on trying by itself, and `available` turns true."""
 
     async def close(self) -> None:
-        """Let go of every connection. Idempotent."""
+        """Let go of every connection and task. Idempotent."""
 
     async def ping(self) -> None:
         """Answer or raise; `/readyz` asks."""
@@ -26,10 +42,12 @@ class SessionStore(Protocol):
         """Store under its id if nobody holds it, with the full TTL. False: it is held."""
 
     async def load(self, session_id: str) -> record.SessionRecord | None:
-        """The record, or None. A foreign or broken value counts (`bad_records`) and is None. RecordTooNew: v > VERSION."""
+        """The record, or None. A foreign or broken value counts (`bad_records_total`) and is None.
+        RecordTooNew: v > VERSION."""
 
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
-        """Replace if present and of that generation; restarts the TTL. Never brings back what was deleted."""
+        """Replace if present and of that generation; restarts the TTL. Never brings back what was deleted.
+        RecordTooNew: what is there has v > VERSION, and stays."""
 
     async def delete(self, session_id: str) -> bool:
         """Forget. True if it was there."""
@@ -38,14 +56,19 @@ class SessionStore(Protocol):
         """Restart the TTL of each, in one round trip; answers with the ids that are not there any more."""
 
     async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
-        """Some records and where to go on (None: that was all). Each session that stays appears at least once."""
+        """At most `limit` records and where to go on (None: that was all). A page may hold fewer, none even, and not
+        be the last. Each session that stays appears at least once; records too new for us are left out.
+        ValueError: not a cursor of ours."""
 
     async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
-        """Take the right to recover a session, unless another owner holds it; ends by itself after `seconds`."""
+        """Take the right to recover a session, unless another owner holds it; ends by itself after `seconds`.
+        The same owner may take it again, which starts the time anew."""
 
     async def release(self, session_id: str, owner: str) -> None:
         """Give the right back, if it is still ours."""
 
     def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
-        """Call `changed(key)` for each record that somebody else has changed or removed (within a second), and
-        `broken()` after any gap in that knowledge: everything cached must then be revalidated."""
+        """Call `changed(key)` for each record that somebody else has changed or removed, or that has expired, within
+        a second; not for what this store object was asked to write. Call `broken()` when that knowledge is lost and
+        again when it is back: what was cached before the later call must be revalidated once. To be called once,
+        before `open`. Both callbacks are quick and never raise."""
