@@ -15,7 +15,10 @@ DEBUG = os.environ.get("FASTPROXY_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTPROXY_SANITIZE", "")
 SOURCES = sorted(str(path) for pattern in ("*.pyx", "*.pxd", "*.h") for path in pathlib.Path("ext").glob(pattern))
 
-compile_args = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-fno-strict-aliasing", "-DCYTHON_WITHOUT_ASSERTIONS"]
+if DEBUG:
+    compile_args = ["-O0", "-g", "-UNDEBUG"]
+else:
+    compile_args = ["-O3", "-g0", "-fno-strict-aliasing", "-DCYTHON_WITHOUT_ASSERTIONS"]
 link_args = []
 if SANITIZE:
     compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
@@ -41,6 +44,7 @@ setup(
             "wraparound": DEBUG,
             "cdivision": True,
             "initializedcheck": DEBUG,
+            "autotestdict": False,  # no `__test__` at the door
         },
     )
 )

@@ -92,6 +92,7 @@ def describe(url: str, admin: str, backends: list[str]) -> str:
         },
         separators=(",", ":"),
     )
+    headers = "-H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream'"
     listen = url.removeprefix("http://")
     attempt = "make try" if listen == "127.0.0.1:8080" else f"make try LISTEN={listen}"
     return f"""
@@ -106,7 +107,7 @@ Point a client at it (mcp.json):
 
 Open a session by hand (the answer's Mcp-Session-Id belongs to one of the replicas from then on):
 
-  curl -si {url}/mcp -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' -d '{initialize}'
+  curl -si {url}/mcp {headers} -d '{initialize}'
 
 Two sessions of the official SDK, three calls each, from another terminal:
 
@@ -126,8 +127,8 @@ async def serve(listen: str, admin: str, children: list[asyncio.subprocess.Proce
     ports = [await read_line(process, f"replica {name}") for process, name in zip(replicas, REPLICAS, strict=True)]
     backends = [f"http://127.0.0.1:{port}" for port in ports]
     flags = [flag for backend in backends for flag in ("--backend", backend)]
-    flags += ["--name", "demo", "--listen", listen, "--store", "memory:", "--drain-delay", "0s", "--drain-timeout", "3s"]
-    flags += ["--admin", admin if is_free(admin) else "127.0.0.1:0"]
+    flags += ["--name", "demo", "--store", "memory:", "--drain-delay", "0s", "--drain-timeout", "3s"]
+    flags += ["--listen", listen, "--admin", admin if is_free(admin) else "127.0.0.1:0"]
     proxy = await start("-m", "fastproxy", "serve", *flags)
     children.append(proxy)
     url, admin_url = [(await read_line(proxy, "fastproxy serve")).rpartition(" ")[2] for _ in range(2)]
@@ -160,7 +161,7 @@ async def run(listen: str, admin: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="two real MCP servers and fastproxy in front of them")
     parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT of the proxy (default %(default)s)")
-    parser.add_argument("--admin", default="127.0.0.1:9901", help="HOST:PORT of its admin address (default %(default)s)")
+    parser.add_argument("--admin", default="127.0.0.1:9901", help="HOST:PORT of its admin (default %(default)s)")
     parser.add_argument("--check", action="store_true", help="only look whether --listen is free")
     options = parser.parse_args()
     if not is_free(options.listen):
