@@ -13,7 +13,8 @@ from setuptools import Extension, setup
 
 DEBUG = os.environ.get("FASTPROXY_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTPROXY_SANITIZE", "")
-SOURCES = sorted(str(path) for pattern in ("*.pyx", "*.pxd", "*.h") for path in pathlib.Path("ext").glob(pattern))
+PATTERNS = ("*.pyx", "*.pxd", "*.pxi", "*.h")
+SOURCES = sorted(str(path) for pattern in PATTERNS for path in pathlib.Path("ext").glob(pattern))
 
 if DEBUG:
     compile_args = ["-O0", "-g", "-UNDEBUG"]
