@@ -10,5 +10,21 @@ fastproxy itself, `actors_wire` speaks bytes. No test imports an SDK: both lines
 
 from tests.kit.actors import KitError, Process
 from tests.kit.backends import KINDS, Backend, backend, logged_calls
+from tests.kit.clients import CLIENTS, Answer, Client, Died, Pending, Refused, client, inspect
 
-__all__ = ["KINDS", "Backend", "KitError", "Process", "backend", "logged_calls"]
+__all__ = [
+    "CLIENTS",
+    "KINDS",
+    "Answer",
+    "Backend",
+    "Client",
+    "Died",
+    "KitError",
+    "Pending",
+    "Process",
+    "Refused",
+    "backend",
+    "client",
+    "inspect",
+    "logged_calls",
+]
