@@ -105,6 +105,7 @@ def test_the_sdist_holds_every_source_that_the_extension_is_made_of(sdist: pathl
     }
     assert wanted, "ext/ is empty"
     assert wanted | {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= names
+    assert not [name for name in names if name.startswith("tests/")]
 
 
 @pytest.mark.slow
