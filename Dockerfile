@@ -4,7 +4,7 @@ ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev python3-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .
@@ -12,7 +12,7 @@ RUN python3 -m venv /opt/fastproxy \
     && /opt/fastproxy/bin/python -m pip install --no-cache-dir .
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin fastproxy
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fastproxy
 COPY --from=build /opt/fastproxy /opt/fastproxy
 ENV PATH=/opt/fastproxy/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
