@@ -18,8 +18,8 @@ from starlette.applications import Starlette
 
 NAME = "everything"
 RETRY_MILLISECONDS = 100  # what a client is told to wait before it comes back for a closed stream
-EXTRA_TOOL = types.Tool(name="test_extra_tool", description="Is there every other time", input_schema=content.NOTHING)
-EXTRA_PROMPT = types.Prompt(name="test_extra_prompt", description="Is there every other time")
+EXTRA_TOOL = types.Tool(name="test_extra_tool", description="Is there for a moment", input_schema=content.NOTHING)
+EXTRA_PROMPT = types.Prompt(name="test_extra_prompt", description="Is there for a moment")
 TOOLS = tools.TOOLS | input_required.TOOLS
 PROMPTS = prompts.PROMPTS | input_required.PROMPTS
 
@@ -66,7 +66,7 @@ async def list_tools(context: Context, params: types.PaginatedRequestParams | No
 
 async def call_tool(context: Context, params: types.CallToolRequestParams) -> stage.ToolAnswer:
     if params.name == EXTRA_TOOL.name and context.lifespan_context.has_extra_tool:
-        return content.said("There this time")
+        return content.said("There for now")
     row = TOOLS.get(params.name)
     if row is None:
         raise MCPError(types.INVALID_PARAMS, f"unknown tool: {params.name}")
@@ -84,7 +84,7 @@ async def list_prompts(context: Context, params: types.PaginatedRequestParams | 
 
 async def get_prompt(context: Context, params: types.GetPromptRequestParams) -> stage.PromptAnswer:
     if params.name == EXTRA_PROMPT.name and context.lifespan_context.has_extra_prompt:
-        return prompts.messages(content.text("There this time"))
+        return prompts.messages(content.text("There for now"))
     row = PROMPTS.get(params.name)
     if row is None:
         raise MCPError(types.INVALID_PARAMS, f"unknown prompt: {params.name}")

@@ -1,8 +1,9 @@
 """What one process of the server remembers, and the rows of its tables.
 
 `Stage` is the server's lifespan context: a handler reaches it through `context.lifespan_context`, so there is no
-module state and two servers in one process would not meet. The lists that can change at run time (one extra tool, one
-extra prompt) are switched here and announced on the bus in the same call, so an announcement is never a lie.
+module state and two servers in one process would not meet. The lists that change at run time do so here, each change
+with its announcement. A change is taken back in the same call: at rest the lists of all replicas are the same, so that
+what a client sees of two replicas differs only by what their proxy does.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,12 +21,16 @@ class Stage:
     has_extra_tool: bool = False
     has_extra_prompt: bool = False
 
-    async def switch_extra_tool(self) -> None:
-        self.has_extra_tool = not self.has_extra_tool
+    async def flash_extra_tool(self) -> None:
+        self.has_extra_tool = True
+        await self.bus.publish(ToolsListChanged())
+        self.has_extra_tool = False
         await self.bus.publish(ToolsListChanged())
 
-    async def switch_extra_prompt(self) -> None:
-        self.has_extra_prompt = not self.has_extra_prompt
+    async def flash_extra_prompt(self) -> None:
+        self.has_extra_prompt = True
+        await self.bus.publish(PromptsListChanged())
+        self.has_extra_prompt = False
         await self.bus.publish(PromptsListChanged())
 
 

@@ -1,4 +1,4 @@
-"""Tools that answer in one go: content of each kind, logs, progress, questions while a call runs, a stream cut on purpose.
+"""Tools that answer in one go: content of each kind, logs, progress, questions in mid-call, a stream cut on purpose.
 
 A tool that needs the client while it runs sends its question on the stream of its own request (`related_request_id`);
 from 2026-07-28 on that is forbidden, and `input_required` holds the tools for it. The first row of `TOOLS` is called
@@ -206,13 +206,13 @@ async def missing_capability(context: Context, params: types.CallToolRequestPara
     return content.said("The client can sample")
 
 
-@stage.tool(TOOLS, "test_trigger_tool_change", "Adds a tool to the list, or takes it away again", content.NOTHING)
+@stage.tool(TOOLS, "test_trigger_tool_change", "Adds a tool to the list and takes it away again", content.NOTHING)
 async def trigger_tool_change(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-    await context.lifespan_context.switch_extra_tool()
-    return content.said("The list of tools has changed")
+    await context.lifespan_context.flash_extra_tool()
+    return content.said("The list of tools has changed twice")
 
 
-@stage.tool(TOOLS, "test_trigger_prompt_change", "Adds a prompt to the list, or takes it away again", content.NOTHING)
+@stage.tool(TOOLS, "test_trigger_prompt_change", "Adds a prompt to the list and takes it away again", content.NOTHING)
 async def trigger_prompt_change(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-    await context.lifespan_context.switch_extra_prompt()
-    return content.said("The list of prompts has changed")
+    await context.lifespan_context.flash_extra_prompt()
+    return content.said("The list of prompts has changed twice")
