@@ -5,10 +5,14 @@ The sessions count apart and each stays with its replica; `mode="legacy"` asks f
 
 import argparse
 import asyncio
+import socket
+import sys
+import urllib.parse
 
 import mcp
 
 CALLS = 3
+CONNECT_SECONDS_MAX = 2
 
 
 async def call_counter(url: str, name: str) -> None:
@@ -19,12 +23,22 @@ async def call_counter(url: str, name: str) -> None:
             print(f"session {name}: {result.content[0].text}")
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8080/mcp")
-    url = parser.parse_args().url
+async def call_both(url: str) -> None:
+    """Both sessions at once, so that their calls interleave."""
     await asyncio.gather(call_counter(url, "one"), call_counter(url, "two"))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8080/mcp")
+    url = parser.parse_args().url
+    where = urllib.parse.urlsplit(url)
+    try:
+        socket.create_connection((where.hostname, where.port), CONNECT_SECONDS_MAX).close()
+    except OSError as error:
+        sys.exit(f"make try: nothing answers at {url} ({error}); start it with: make run")
+    asyncio.run(call_both(url))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
