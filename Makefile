@@ -21,7 +21,7 @@ help:  ## this list
 
 run: $(VENV)/.created  ## two real MCP servers and the proxy in front of them; LISTEN=HOST:PORT for another address
 	@$(PYTHON) deploy/demo/run.py --listen $(LISTEN) --check
-	@$(MAKE) --no-print-directory $(VENV)/.demo $(VENV)/.extension
+	@$(MAKE) --silent --no-print-directory $(VENV)/.demo $(VENV)/.extension
 	@exec $(PYTHON) deploy/demo/run.py --listen $(LISTEN) --admin $(ADMIN)
 
 try: $(VENV)/.demo  ## what a client of `make run` sees: two sessions, three calls each
