@@ -21,6 +21,7 @@ import msgspec
 from fastproxy import errors
 from fastproxy.session import record
 
+_COMMONS_MAX = 4_096  # kinds of sessions that are shared; a client that varies its `initialize` can't grow this table
 _SHARDS = 256  # 4,000 sessions in each at a million; a power of two
 _SWEEP_ENTRIES_MAX = 8_192  # looked at by one `create` that finds the store full: about 0.3 ms
 _CLAIMS_PURGE_MIN = 64  # claims that ended unreleased are dropped each time their number has doubled
@@ -264,7 +265,8 @@ class MemoryStore:
         shared = self._commons.get(number)
         if shared is not None and shared == common:
             return shared
-        self._commons[number] = common
+        if len(self._commons) < _COMMONS_MAX:
+            self._commons[number] = common
         return common
 
 

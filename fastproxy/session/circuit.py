@@ -1,0 +1,70 @@
+"""Whether the store serves us, so that a request during an outage costs no deadline of its own.
+
+Two states: *serving*, and *away* with the fault that made it so. Any operation that finds the store away trips the
+circuit; from then on operations fail at once, and one task probes with back-off and jitter until a probe is served.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from fastproxy import errors
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_SECONDS_MIN = 0.05
+BACKOFF_SECONDS_MAX = 0.5  # with one probe's time on top, all is well within a second of the store's return
+
+
+def jittered(seconds: float) -> float:
+    """Half of it to all of it, so that a fleet does not come back in one stroke."""
+    return seconds * random.uniform(0.5, 1.0)
+
+
+class Circuit:
+    """One per store. `probe` raises a StoreError while the store does not serve."""
+
+    def __init__(self, probe: Callable[[], Awaitable[None]]) -> None:
+        self.fault: errors.StoreError | None = errors.StoreUnavailable("session store has not answered yet")
+        self._probe = probe
+        self._probing: asyncio.Task[None] | None = None
+
+    def serve(self) -> None:
+        """The store has answered."""
+        if self.fault is not None and self._probing is not None:
+            logger.info("store=serving")
+        self.fault = None
+
+    def trip(self, fault: errors.StoreError) -> None:
+        """The store is away; find out when it is back."""
+        if self.fault is None or self._probing is None:
+            logger.warning("store=away reason=%s error=%s", fault.reason, fault)
+        self.fault = fault
+        self.suspect()
+
+    def suspect(self) -> None:
+        """The store may be away: probe it now."""
+        if self._probing is None:
+            self._probing = asyncio.create_task(self._probe_until_served(), name="session-store-probe")
+
+    async def stop(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._probing
+            self._probing = None
+
+    async def _probe_until_served(self) -> None:
+        pause_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            try:
+                await self._probe()
+                break
+            except errors.StoreError as error:
+                self.trip(error)
+            await asyncio.sleep(jittered(pause_seconds))
+            pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
+        self.serve()
+        self._probing = None

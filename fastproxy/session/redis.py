@@ -1,0 +1,347 @@
+"""The shared store: sessions in Redis or Valkey, single, behind Sentinel, or a Cluster (interface §4).
+
+    operation --> circuit (away? fail at once) --> a slot and the deadline --> redis-py --> fault, if any --> circuit
+    tracking  --> echo of our own write? drop it : changed(key)
+
+Keys are `{prefix}{store key}`. `{prefix}!claim:{store key}` and `{prefix}!probe` are ours too, and never sessions: a
+store key has no `!`. What must happen at once happens inside the server, in one command or one script; a script reads
+members of a record with cjson and never writes JSON of its own, which would break big integers.
+Nothing here logs, and no error names, a session.
+"""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import redis.asyncio
+import redis.exceptions
+
+from fastproxy import errors
+from fastproxy.session import circuit, record, redis_client, redis_scan, redis_watch, store
+
+Result = TypeVar("Result")
+
+_CONNECTIONS_MAX = 32  # per process; a thousand operations at once queue for them inside their deadline
+_PIPELINE_COMMANDS_MAX = 512  # longer ones would keep the server, and others' deadlines, waiting
+
+
+class _Script:
+    """Lua that the server keeps by its SHA-1."""
+
+    def __init__(self, lua: str) -> None:
+        self.lua = lua
+        self.sha = hashlib.sha1(lua.encode(), usedforsecurity=False).hexdigest()
+
+
+# KEYS[1] record; ARGV: new record, expected generation, expiry option, expiry, our version. 1 is: replaced.
+_UPDATE = _Script("""
+local held = redis.call('GET', KEYS[1])
+if not held then return 0 end
+local whole, session = pcall(cjson.decode, held)
+if not whole or type(session) ~= 'table' then return -1 end
+if type(session.v) == 'number' and session.v > tonumber(ARGV[5]) then return -2 end
+if session.generation ~= tonumber(ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], ARGV[3], ARGV[4])
+return 1
+""")
+
+# KEYS[1] claim; ARGV: owner, milliseconds.
+_CLAIM = _Script("""
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+""")
+
+_RELEASE = _Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+""")
+
+
+class RedisStore:
+    """A SessionStore on a server that all replicas of the proxy share."""
+
+    def __init__(
+        self,
+        address: redis_client.Address,
+        *,
+        key_prefix: str,
+        ttl_seconds: float,
+        operation_seconds_max: float = 1.0,
+        observe: store.Observer = store.observe_nothing,
+    ) -> None:
+        self.errors_total = 0
+        self.bad_records_total = 0
+        self._address = address
+        self._prefix = key_prefix
+        self._ttl_seconds = ttl_seconds
+        self._ttl = ("EX", int(ttl_seconds)) if ttl_seconds == int(ttl_seconds) else ("PX", _milliseconds(ttl_seconds))
+        self._seconds_max = operation_seconds_max
+        self._observe = observe
+        self._connected = redis_client.connect(
+            address, operation_seconds_max=operation_seconds_max, connections_max=_CONNECTIONS_MAX
+        )
+        self._client = self._connected.client
+        self._slots = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self._circuit = circuit.Circuit(self._probe)
+        self._echoes = redis_watch.Echoes()
+        self._watch: redis_watch.Watch | None = None
+
+    @property
+    def available(self) -> bool:
+        return self._circuit.fault is None
+
+    @property
+    def fault(self) -> errors.StoreError | None:
+        """Why it is not available."""
+        return self._circuit.fault
+
+    async def open(self) -> None:
+        fault = await self._find_fault(self._check_rights)
+        if isinstance(fault, errors.StoreRefused):
+            raise fault
+        if self._watch is not None:
+            self._watch.start()
+        if fault is not None:
+            self._circuit.trip(fault)
+            raise fault
+        self._circuit.serve()
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            await self._watch.stop()
+        await self._circuit.stop()
+        await self._connected.close()
+
+    async def ping(self) -> None:
+        await self._serve("ping", lambda: self._command("SET", f"{self._prefix}!probe", "1", "PX", 1000))
+
+    def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
+        self._watch = redis_watch.Watch(
+            address=self._address,
+            connected=self._connected,
+            echoes=self._echoes,
+            prefix=self._prefix,
+            changed=changed,
+            broken=broken,
+            suspect=self._circuit.suspect,
+        )
+
+    async def create(self, session: record.SessionRecord) -> bool:
+        key = record.store_key(session.session_id)
+        value = record.encode(session)
+
+        async def create() -> int:
+            return 1 if await self._command("SET", self._prefix + key, value, "NX", *self._ttl) else 0
+
+        return await self._write("create", key, create) > 0
+
+    async def load(self, session_id: str) -> record.SessionRecord | None:
+        key = record.store_key(session_id)
+        value = await self._serve("load", lambda: self._get(key))
+        return None if value is None else self._decode(value, key)
+
+    async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
+        key = record.store_key(session.session_id)
+        arguments = (record.encode(session), expected_generation, *self._ttl, record.VERSION)
+
+        async def update() -> int:
+            try:
+                return int(await self._run(_UPDATE, self._prefix + key, *arguments))
+            except redis.exceptions.ResponseError as error:
+                if not _is_wrong_type(error):
+                    raise
+                return -1
+
+        outcome = await self._write("update", key, update)
+        if outcome == -1:
+            self.bad_records_total += 1
+        if outcome == -2:
+            raise errors.RecordTooNew(f"session record is of a later version than {record.VERSION}")
+        return outcome == 1
+
+    async def delete(self, session_id: str) -> bool:
+        key = record.store_key(session_id)
+
+        async def delete() -> int:
+            return int(await self._command("DEL", self._prefix + key))
+
+        return await self._write("delete", key, delete) > 0
+
+    async def touch(self, session_ids: Sequence[str]) -> list[str]:
+        missing: list[str] = []
+        for start in range(0, len(session_ids), _PIPELINE_COMMANDS_MAX):
+            missing += await self._touch_some(session_ids[start : start + _PIPELINE_COMMANDS_MAX])
+        return missing
+
+    async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+        place = None if cursor is None else redis_scan.Cursor.parse(cursor)
+        return await self._serve("page", lambda: self._page(place, min(limit, redis_scan.PAGE_RECORDS_MAX)))
+
+    async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
+        key = f"{self._prefix}!claim:{record.store_key(session_id)}"
+        return bool(await self._serve("claim", lambda: self._run(_CLAIM, key, owner, _milliseconds(seconds))))
+
+    async def release(self, session_id: str, owner: str) -> None:
+        key = f"{self._prefix}!claim:{record.store_key(session_id)}"
+        await self._serve("release", lambda: self._run(_RELEASE, key, owner))
+
+    async def _serve(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
+        """The way of every operation: circuit, deadline, metrics."""
+        away = self._circuit.fault
+        if away is not None:
+            self.errors_total += 1
+            raise type(away)(str(away))
+        started = time.perf_counter()
+        try:
+            result = await self._attempt(work)
+        except errors.StoreError:
+            self.errors_total += 1
+            self._observe(operation, time.perf_counter() - started, False)
+            raise
+        self._observe(operation, time.perf_counter() - started, True)
+        return result
+
+    async def _write(self, operation: str, key: str, work: Callable[[], Awaitable[int]]) -> int:
+        """An operation on one key whose own invalidation must not come back to us. A result below 1: not written."""
+        self._echoes.expect(key)
+        written = True  # what was cut short may have been
+        try:
+            result = await self._serve(operation, work)
+            written = result > 0
+        finally:
+            self._echoes.settle(key, written=written)
+        return result
+
+    async def _attempt(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        try:
+            async with asyncio.timeout(self._seconds_max), self._slots:
+                return await work()
+        except (redis.exceptions.RedisError, OSError) as error:  # the deadline's TimeoutError is an OSError
+            fault = redis_client.fault(error)
+            if redis_client.is_away(error):
+                self._circuit.trip(fault)
+            raise fault from error
+
+    async def _find_fault(self, work: Callable[[], Awaitable[None]]) -> errors.StoreError | None:
+        """What an attempt outside of the circuit meets."""
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                await work()
+        except (redis.exceptions.RedisError, OSError) as error:
+            return redis_client.fault(error)
+        return None
+
+    async def _probe(self) -> None:
+        # A write: a master that has become a replica, or may not write, still answers PING.
+        fault = await self._find_fault(self._write_probe)
+        if fault is not None:
+            raise fault
+
+    async def _write_probe(self) -> None:
+        await self._command("SET", f"{self._prefix}!probe", "1", "PX", 1000)
+
+    async def _check_rights(self) -> None:
+        """One of each command that we need, so that a user who may not learns of it at start."""
+        name = f"{self._prefix}!probe"
+        await self._write_probe()
+        await self._command("GET", name)
+        await self._command("EXPIRE", name, 1)
+        await self._command("SCAN", 0, "MATCH", redis_scan.pattern(name), "COUNT", 1)
+        await self._run(_RELEASE, name, "nobody")
+        await self._command("DEL", name)
+
+    async def _touch_some(self, session_ids: Sequence[str]) -> list[str]:
+        keys = [record.store_key(session_id) for session_id in session_ids]
+        option, time_left = self._ttl
+        command = "EXPIRE" if option == "EX" else "PEXPIRE"
+        present = [1] * len(keys)
+        for key in keys:
+            self._echoes.expect(key)
+        try:
+            present = await self._serve(
+                "touch", lambda: self._pipeline([(command, self._prefix + key, time_left) for key in keys])
+            )
+        finally:
+            for key, is_there in zip(keys, present, strict=True):
+                self._echoes.settle(key, written=bool(is_there))
+        return [session_id for session_id, is_there in zip(session_ids, present, strict=True) if not is_there]
+
+    async def _page(self, start: redis_scan.Cursor | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+        nodes = self._nodes()
+        pattern = redis_scan.pattern(self._prefix)
+
+        async def scan(node: str, place: int, count: int) -> tuple[int, list[bytes]]:
+            if node not in nodes:
+                return 0, []  # a cluster's node that has gone since the last page
+            place, names = await self._command("SCAN", place, "MATCH", pattern, "COUNT", count, **nodes[node])
+            return int(place), names
+
+        keys, following = await redis_scan.walk(start, limit, nodes=list(nodes), prefix=self._prefix, scan=scan)
+        records = []
+        for key, value in zip(keys, await self._pipeline([("GET", self._prefix + key) for key in keys]), strict=True):
+            try:
+                session = None if value is None else self._decode(value, key)
+            except errors.RecordTooNew:
+                continue
+            if session is not None:
+                records.append(session)
+        return records, None if following is None else str(following)
+
+    def _nodes(self) -> dict[str, dict[str, Any]]:
+        """Where to SCAN: a name for the cursor, and how redis-py is told."""
+        if not isinstance(self._client, redis.asyncio.RedisCluster):
+            return {"": {}}
+        return {str(node.name): {"target_nodes": node} for node in self._client.get_primaries()}
+
+    async def _get(self, key: str) -> bytes | None:
+        try:
+            value: bytes | None = await self._command("GET", self._prefix + key)
+        except redis.exceptions.ResponseError as error:
+            if not _is_wrong_type(error):
+                raise
+            return b""  # a list or a hash at our key: not a record, and counted as one that is not
+        return value
+
+    def _decode(self, value: bytes, key: str) -> record.SessionRecord | None:
+        try:
+            return record.decode(value, key=key)
+        except record.BadRecord:
+            self.bad_records_total += 1
+            return None
+
+    async def _command(self, *words: str | bytes | int, **where: Any) -> Any:
+        return await self._client.execute_command(*words, **where)
+
+    async def _run(self, script: _Script, key: str, *arguments: str | bytes | int) -> Any:
+        try:
+            return await self._command("EVALSHA", script.sha, 1, key, *arguments)
+        except redis.exceptions.NoScriptError:
+            return await self._command("EVAL", script.lua, 1, key, *arguments)
+
+    async def _pipeline(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        """The answers in order; a value of a foreign type answers b""."""
+        answers: list[Any] = []
+        for start in range(0, len(commands), _PIPELINE_COMMANDS_MAX):
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands[start : start + _PIPELINE_COMMANDS_MAX]:
+                pipeline.execute_command(*command)
+            answers += await pipeline.execute(raise_on_error=False)
+        for position, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                if not _is_wrong_type(answer):
+                    raise answer
+                answers[position] = b""
+        return answers
+
+
+def _is_wrong_type(error: Exception) -> bool:
+    return isinstance(error, redis.exceptions.ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds * 1000))

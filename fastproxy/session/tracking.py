@@ -1,0 +1,173 @@
+"""Which session records somebody else has changed, as a Redis tells it: RESP3 client tracking.
+
+One dedicated connection per node says `CLIENT TRACKING ON BCAST PREFIX {prefix}`; from then on the server pushes the
+name of every key under the prefix that is written, removed, evicted or expired, whoever did it. (A Pub/Sub channel of
+our own would tell only what other proxies have done.)
+
+redis-py's asyncio has no public door for push messages, and its push handlers swallow exceptions, so this file speaks
+the five commands it needs itself, over asyncio streams and hiredis' own RESP3 reader.
+
+What it must never do is be silent about a gap. Whatever ends a connection (end of file, a reset, a peer that does not
+answer a ping) is reported at once through `broken`, and again when tracking is on anew. Where tracking can't be had at
+all (a server before Redis 6, an ACL without `+client|tracking`) each vain attempt is reported too, at most a second
+apart, so that the cache in front is revalidated every second instead.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+
+import hiredis
+import redis.exceptions
+
+from fastproxy import errors
+from fastproxy.session import circuit, redis_client
+
+logger = logging.getLogger(__name__)
+
+Locate = Callable[[], Awaitable[tuple[str, int]]]
+Reply = object
+
+_SILENCE_SECONDS_MAX = 0.5  # then a ping: two short commands a second on an idle store, and none on a busy one
+_ANSWER_SECONDS_MAX = 1.0
+_REFUSED_PAUSE_SECONDS = 1.0
+_READ_BYTES = 65_536
+_NOT_ENOUGH = object()
+
+
+class _Refused(Exception):
+    """The server answered a command of ours with an error."""
+
+
+class Tracker:
+    """Follows one node for ever; `broken` and `changed` are called on the loop, `changed` with the key's name."""
+
+    def __init__(
+        self,
+        address: redis_client.Address,
+        *,
+        locate: Locate,
+        prefix: str,
+        changed: Callable[[bytes], None],
+        broken: Callable[[], None],
+    ) -> None:
+        self.tracking = False
+        self._address = address
+        self._locate = locate
+        self._prefix = prefix
+        self._changed = changed
+        self._broken = broken
+        self._complaint = ""
+        self._task = asyncio.create_task(self._follow_for_ever(), name="session-store-tracking")
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _follow_for_ever(self) -> None:
+        pause_seconds = circuit.BACKOFF_SECONDS_MIN
+        while True:
+            try:
+                await self._follow()
+            except (_Refused, errors.StoreRefused, hiredis.ProtocolError) as error:
+                self._complain(f"{error} (changes made elsewhere are looked for once a second)")
+                least_seconds = _REFUSED_PAUSE_SECONDS
+            except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
+                self._complain(f"{type(error).__name__}")
+                least_seconds = 0.0
+            if self.tracking:
+                self.tracking = False
+                pause_seconds = circuit.BACKOFF_SECONDS_MIN
+            self._broken()
+            await asyncio.sleep(max(least_seconds, circuit.jittered(pause_seconds)))
+            pause_seconds = min(2 * pause_seconds, circuit.BACKOFF_SECONDS_MAX)
+
+    async def _follow(self) -> None:
+        connection = _Connection()
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+                host, port = await self._locate()
+                await connection.open(host, port, self._address.ssl_context())
+                await self._greet(connection)
+            self.tracking = True
+            self._complaint = ""
+            self._broken()  # until now nobody told us
+            while True:
+                self._hear(await connection.receive_or_ping())
+        finally:
+            connection.abort()
+
+    async def _greet(self, connection: "_Connection") -> None:
+        hello: tuple[str, ...] = ("HELLO", "3")
+        if self._address.password is not None:
+            hello += ("AUTH", self._address.username or "default", self._address.password)
+        await connection.ask(*hello)
+        # Keys of every database are reported alike: a like-named key elsewhere costs a revalidation, no more.
+        await connection.ask("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
+
+    def _hear(self, messages: list[Reply]) -> None:
+        for message in messages:
+            if not isinstance(message, hiredis.PushNotification) or message[0] != b"invalidate":
+                continue  # the answer to a ping
+            keys = message[1]
+            if keys is None:
+                self._broken()  # FLUSHALL, FLUSHDB: everything has changed
+                continue
+            for key in keys:
+                self._changed(key)
+
+    def _complain(self, complaint: str) -> None:
+        if self.tracking or complaint != self._complaint:
+            logger.warning("store_tracking=lost error=%s", complaint)
+        self._complaint = complaint
+
+
+class _Connection:
+    """A RESP3 connection: ask and be answered, then receive."""
+
+    def __init__(self) -> None:
+        self._parser = hiredis.Reader(replyError=_Refused, notEnoughData=_NOT_ENOUGH)
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def open(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        self._reader, self._writer = await asyncio.open_connection(host, port, ssl=context)
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def ask(self, *words: str) -> None:
+        """Send a command and await its answer. _Refused: it is an error."""
+        self._send(*words)
+        for reply in await self._receive():
+            if isinstance(reply, _Refused):
+                raise reply
+
+    async def receive_or_ping(self) -> list[Reply]:
+        """What the server says next; a silent one is asked for a sign of life. TimeoutError: none came."""
+        try:
+            async with asyncio.timeout(_SILENCE_SECONDS_MAX):
+                return await self._receive()
+        except TimeoutError:
+            self._send("PING")
+        async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+            return await self._receive()
+
+    def _send(self, *words: str) -> None:
+        assert self._writer is not None
+        self._writer.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says a tuple of one
+
+    async def _receive(self) -> list[Reply]:
+        while True:
+            chunk = await self._reader.read(_READ_BYTES)
+            if not chunk:
+                raise ConnectionResetError("closed by the store")
+            self._parser.feed(chunk)
+            replies: list[Reply] = []
+            while (reply := self._parser.gets()) is not _NOT_ENOUGH:
+                replies.append(reply)
+            if replies:
+                return replies
