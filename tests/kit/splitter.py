@@ -42,7 +42,7 @@ def without_header(name: str) -> Edit:
 
 
 class Splitter:
-    """Listens on a free loopback port while its `with` block lasts."""
+    """Listens on a free loopback port while its `with` block lasts; without targets it hangs up on everybody."""
 
     def __init__(
         self,
@@ -98,6 +98,9 @@ class Splitter:
         await asyncio.gather(*relays, return_exceptions=True)
 
     async def _relay(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
+        if not self._targets:
+            client_writer.transport.abort()
+            return
         turn = sum(self.connections) % len(self._targets)
         self.connections[turn] += 1
         try:
