@@ -22,6 +22,12 @@ def find_problems(values: Mapping[str, object]) -> Iterator[Problem]:
         yield from check(values)
 
 
+def find_gaps(values: Mapping[str, object]) -> Iterator[Problem]:
+    """What is still missing before anything can be served: a file may leave it to flags."""
+    if values.get("backend") == () and values.get("command") == ():
+        yield "backend", "expected at least one, as in http://127.0.0.1:8000"
+
+
 def find_doubts(values: Mapping[str, object]) -> Iterator[Problem]:
     """What is allowed and probably not meant."""
     for one in _list_backends(values):
@@ -57,12 +63,8 @@ def _list_backends(values: Mapping[str, object]) -> tuple[backend.Backend, ...]:
 
 
 def _check_source(values: Mapping[str, object]) -> Iterator[Problem]:
-    if "backend" not in values or "command" not in values:
-        return
-    if values["backend"] and values["command"]:
+    if values.get("backend") and values.get("command"):
         yield "command", "expected either backends or a command, got both"
-    elif not values["backend"] and not values["command"]:
-        yield "backend", "expected at least one, as in http://127.0.0.1:8000"
 
 
 def _check_replicas(values: Mapping[str, object]) -> Iterator[Problem]:
@@ -98,29 +100,26 @@ def _check_files(values: Mapping[str, object]) -> Iterator[Problem]:
             yield from _try_pem(name, path, functools.partial(_context().load_verify_locations, path))
     for cert_name, key_name in (("tls_cert", "tls_key"), ("redis_cert", "redis_key")):
         cert, key = values.get(cert_name), values.get(key_name)
-        if isinstance(cert, str) and isinstance(key, str):
-            yield from _try_pair((cert_name, cert), (key_name, key))
+        unreadable = [
+            problem for name, path in ((cert_name, cert), (key_name, key)) for problem in _try_open(name, path)
+        ]
+        yield from unreadable
+        if isinstance(cert, str) and isinstance(key, str) and not unreadable:
+            # Without a password of its own, OpenSSL would ask for one at the terminal.
+            yield from _try_pem(cert_name, cert, functools.partial(_context().load_cert_chain, cert, key, password=""))
 
 
 def _context() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
-def _try_pair(cert: tuple[str, str], key: tuple[str, str]) -> Iterator[Problem]:
-    unreadable = [*_try_open(*cert), *_try_open(*key)]
-    if unreadable:
-        yield from unreadable
-        return
-    # Without a password of its own, OpenSSL would ask for one at the terminal.
-    yield from _try_pem(cert[0], cert[1], lambda: _context().load_cert_chain(cert[1], key[1], password=""))
-
-
-def _try_open(name: str, path: str) -> Iterator[Problem]:
-    try:
-        with open(path, "rb"):
-            pass
-    except (OSError, ValueError) as error:
-        yield name, f"{path}: cannot be read: {document.explain(error)}"
+def _try_open(name: str, path: object) -> Iterator[Problem]:
+    if isinstance(path, str):
+        try:
+            with open(path, "rb"):
+                pass
+        except (OSError, ValueError) as error:
+            yield name, f"{path}: cannot be read: {document.explain(error)}"
 
 
 def _try_pem(name: str, path: str, load: Callable[[], None]) -> Iterator[Problem]:

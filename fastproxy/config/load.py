@@ -1,7 +1,7 @@
 """From flags, environment and file to one checked ServeConfig, or to every problem at once.
 
     flags ──┐
-    environ ┼─ gather: the highest source of each setting ─ read: its Kind ─ check.py: one against the other ─ config
+    environ ┼─ choose: the highest source of each ─ read: its Kind ─ check.py: one against the other ─ config
     file ───┘  (flag > environment > file > default)
 
 Each problem names the place where the owner wrote it: `--session-ttl`, `FASTPROXY_BACKEND[1]`, `proxy.yaml:
@@ -11,7 +11,7 @@ backend[1]`. No problem ever holds a secret. Nothing here lists settings; schema
 import difflib
 import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -52,35 +52,61 @@ class _Given(msgspec.Struct, frozen=True):
     raw: object
 
 
-def load(flags: Mapping[str, object], environ: Mapping[str, str], file: str | None = None) -> Loaded:
+def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
     """The configuration. `flags` go by their snake_case names: text, a tuple of texts, a truth value; None: not given.
 
-    Without `file`, the one that a flag or the environment names. errors.ConfigError holds every problem;
-    document.Unreadable is that of a file which cannot even be opened.
+    The file is the one that a flag or the environment names. errors.ConfigError holds every problem.
     """
+    named = flags.get("config") or environ.get(schema.SETTINGS["config"].variable)
+    gathered = _gather(flags, environ, str(named) if named else "")
+    gathered.add(check.find_gaps(gathered.settings))
+    if gathered.problems:
+        raise errors.ConfigError(gathered.problems)
+    settings = gathered.settings
+    settings["key_prefix"] = settings["key_prefix"].replace("{name}", settings["name"])
+    return Loaded(schema.ServeConfig(**settings), (*_find_misspelt(environ), *gathered.find_doubts()))
+
+
+def validate(file: str) -> tuple[str, ...]:
+    """Checks a file by itself; answers with what is left to flags or is probably not meant. Problems as with `load`.
+
+    document.Unreadable when there is nothing to check.
+    """
+    gathered = _gather({}, {}, file)
+    if gathered.problems:
+        raise errors.ConfigError(gathered.problems)
+    left = [f"{name}: {gap}, here or by a flag" for name, gap in check.find_gaps(gathered.settings)]
+    return (*left, *gathered.find_doubts())
+
+
+class _Gathered(msgspec.Struct):
+    """All sources brought together: where each setting came from, what could be read, what is wrong."""
+
+    given: dict[str, _Given]
+    settings: dict[str, Any]
+    problems: list[str]
+
+    def add(self, found: Iterable[check.Problem]) -> None:
+        self.problems += [f"{self.given[name].place}: {problem}" for name, problem in found]
+
+    def find_doubts(self) -> list[str]:
+        return [f"{self.given[name].place}: {doubt}" for name, doubt in check.find_doubts(self.settings)]
+
+
+def _gather(flags: Mapping[str, object], environ: Mapping[str, str], file: str) -> _Gathered:
     problems: list[str] = []
-    file = file or _find_file(flags, environ)
     try:
         values = _read_file(file, problems) if file else {}
     except errors.ConfigError as failure:
         # Other sources are still worth a look, but what they leave open may well stand in the broken file.
-        given = _gather(flags, environ, {}, file="")
-        _read_all(given, problems)
+        _read_all(_choose(flags, environ, {}, file=""), problems)
         raise type(failure)([*failure.problems, *problems]) from failure
-    given = _gather(flags, environ, values, file=file or "")
+    given = _choose(flags, environ, values, file=file)
     settings = _read_all(given, problems)
     _settle_password(given, settings, problems)
-    problems += [f"{given[name].place}: {problem}" for name, problem in check.find_problems(settings)]
-    if problems:
-        raise errors.ConfigError(problems)
-    settings["key_prefix"] = settings["key_prefix"].replace("{name}", settings["name"])
-    doubts = [f"{given[name].place}: {doubt}" for name, doubt in check.find_doubts(settings)]
-    return Loaded(schema.ServeConfig(**settings), (*_find_misspelt(environ), *doubts))
-
-
-def _find_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> str | None:
-    named = flags.get("config") or environ.get(schema.SETTINGS["config"].variable)
-    return str(named) if named else None
+    gathered = _Gathered(given, settings, problems)
+    gathered.add(check.find_problems(settings))
+    return gathered
 
 
 def _read_file(file: str, problems: list[str]) -> dict[str, object]:
@@ -107,7 +133,7 @@ def _suggest(name: str, known: Mapping[str, object]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _gather(
+def _choose(
     flags: Mapping[str, object], environ: Mapping[str, str], values: Mapping[str, object], *, file: str
 ) -> dict[str, _Given]:
     """Every setting from the highest source that holds it. An empty variable and a null in a file hold nothing."""

@@ -33,9 +33,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         describe(
             "Backends",
             backends.BACKEND,
-            "a replica: http(s)://host:port of an MCP server (a path is put in front of the request's); or replicas "
-            "found by dns://NAME:PORT[?srv=http]; or by ordinal, "
-            "statefulset://NAME.SERVICE.NAMESPACE:PORT?replicas=N[&domain=cluster.local]",
+            "a replica by its URL (a path is put in front of the request's), or replicas by DNS or by ordinal: the "
+            "forms are above",
             repeatable=True,
         ),
     ] = ()
@@ -218,7 +217,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     response_timeout: Annotated[
         float,
         describe(
-            "Timeouts and limits", _TIME, "from the sent request to the head of the answer; a tool may work so long"
+            "Timeouts and limits",
+            _TIME,
+            "from the sent request to the head of the answer; a tool may work so long",
+            default="300s",
         ),
     ] = 300.0
     header_timeout: Annotated[
@@ -228,7 +230,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         float, describe("Timeouts and limits", _TIME, "between two pieces of a request's body, else 408")
     ] = 30.0
     idle_timeout: Annotated[
-        float, describe("Timeouts and limits", _TIME, "how long a client's idle connection is kept")
+        float, describe("Timeouts and limits", _TIME, "how long a client's idle connection is kept", default="120s")
     ] = 120.0
     replay_body: Annotated[
         int,

@@ -1,0 +1,146 @@
+"""The command line: reads what the owner wants and hands it to the room that does it. Nobody imports it.
+
+Exit codes: 0 done; 1 a failure while running; 2 wrong usage or configuration, one line per problem on standard error;
+130 interrupted. Every line of ours there begins with the program's name, and no traceback is ever an answer to input.
+Commands: serve and validate here, those that ask a running proxy in admin_commands.py.
+"""
+
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+import click
+
+import fastproxy
+from fastproxy import admin_commands, errors, flags
+from fastproxy.config import document, load, schema
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@click.group(
+    cls=flags.Group,
+    context_settings={"max_content_width": 110},
+    no_args_is_help=False,
+    epilog="""\b
+Examples:
+  fastproxy serve --backend http://127.0.0.1:8001 --backend http://127.0.0.1:8002
+  fastproxy sessions list
+  fastproxy validate proxy.yaml
+""",
+)
+@click.version_option(fastproxy.__version__, prog_name="fastproxy", message="%(prog)s %(version)s")
+def program() -> None:
+    """The session-aware proxy for MCP servers."""
+
+
+def _serve(given: dict[str, object]) -> int:
+    loaded = load.load(given, os.environ)
+    if loaded.config.command:
+        raise errors.ConfigError(["-- COMMAND: stdio servers are not supported yet (give --backend)"])
+    _complain(f"warning: {warning}" for warning in loaded.warnings)
+    return _run(loaded.config)
+
+
+def _run(config: schema.ServeConfig) -> int:
+    # Loaded late: no other command should pay for the event loop, the store's client and the compiled core.
+    try:
+        server = importlib.import_module("fastproxy.proxy.server")
+    except ImportError as error:
+        raise errors.StartError(f"{error} (is fastproxy built and installed? pip install . does both)") from error
+    return int(server.run(config))
+
+
+program.add_command(
+    flags.SettingsCommand(
+        "serve",
+        schema.SETTINGS,
+        act=_serve,
+        summary="Proxy of one MCP server with one or more replicas.",
+        help="""Session-aware proxy of one MCP server: every request of a session reaches the replica that owns it.
+
+A flag wins over its environment variable, that over the file. Several values of a repeatable flag are separated by
+commas in the environment, and are a list in the file. Durations: 250ms, 5s, 30m, 2h or seconds; sizes: 512KiB, 8MiB or
+bytes.
+
+\b
+A backend is an MCP server that speaks streamable HTTP or legacy HTTP+SSE:
+  http://HOST:PORT[/PATH]  or  https://…     one replica
+  dns://NAME:PORT[?srv=http]                 what DNS names, asked again and again
+  statefulset://NAME.SERVICE.NAMESPACE:PORT?replicas=N[&domain=cluster.local]
+                                             NAME-0, NAME-1 … by headless Service
+""",
+        epilog="""\b
+Examples:
+  fastproxy serve --backend http://127.0.0.1:8001 --backend http://127.0.0.1:8002
+  fastproxy serve --listen 0.0.0.0:8080 --allowed-host mcp.example.com \\
+      --backend 'statefulset://mcp.mcp-headless.default:8000?replicas=3' \\
+      --store redis://redis:6379/0
+  fastproxy serve --config proxy.yaml --log-level debug
+""",
+    )
+)
+for _command in (admin_commands.sessions, admin_commands.backends, admin_commands.drain):
+    program.add_command(_command)
+
+
+@program.command("validate")
+@click.argument("file", metavar="FILE")
+def _validate(file: str) -> int:
+    """Check a configuration file and name every problem in it.
+
+    Exit code 0: it is good; 1: it is not; 2: it cannot be read.
+    """
+    try:
+        notes = load.validate(file)
+    except document.Unreadable:
+        raise
+    except errors.ConfigError as error:
+        _print_lines(error.problems)
+        return EXIT_FAILURE
+    _print_lines(f"{note}" for note in notes)
+    click.echo(f"{file}: OK (serve)")
+    return 0
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        code = program.main(prog_name="fastproxy", standalone_mode=False)
+    except click.UsageError as error:
+        _complain([_flatten(error)])
+        code = EXIT_USAGE
+    except errors.ConfigError as error:
+        _complain(error.problems)
+        code = EXIT_USAGE
+    except errors.FastproxyError as error:
+        _complain([str(error)])
+        code = EXIT_FAILURE
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def _flatten(error: click.UsageError) -> str:
+    """click's words as one line in our manner, with what was probably meant or the place to look at."""
+    message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+    message = re.sub(r"\s+", " ", message).strip().removesuffix(".")
+    message = message[:1].lower() + message[1:]
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        (closest,) = difflib.get_close_matches(error.option_name, error.possibilities, n=1, cutoff=0)
+        return f"{message} (did you mean {closest}?)"
+    path = error.ctx.command_path if error.ctx else "fastproxy"
+    return message if message.endswith("?)") else f"{message} (see {path} --help)"
+
+
+def _complain(lines: Iterable[str]) -> None:
+    _print_lines(f"fastproxy: {line}" for line in lines)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line, err=True)
