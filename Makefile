@@ -27,7 +27,7 @@ run: $(VENV)/.created  ## two real MCP servers and the proxy in front of them; L
 try: $(VENV)/.demo  ## what a client of `make run` sees: two sessions, three calls each
 	@$(PYTHON) deploy/demo/client.py http://$(LISTEN)/mcp
 
-test: $(VENV)/.test $(VENV)/.extension  ## the whole suite; ARGS="tests/test_house.py -k floors" for a part
+test: $(VENV)/.test $(VENV)/.demo $(VENV)/.extension  ## the whole suite; ARGS="tests/test_house.py -k floors" for a part
 	@$(PYTHON) -m tests.kit.provision || echo "make test: not every real server could be provided; tests that need one are skipped by name"
 	@$(PYTHON) -m pytest $(ARGS)
 
