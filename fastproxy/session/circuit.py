@@ -30,6 +30,13 @@ class Circuit:
         self.fault: errors.StoreError | None = errors.StoreUnavailable("session store has not answered yet")
         self._probe = probe
         self._probing: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def check(self) -> None:
+        """Raise what is known against asking the store at all."""
+        if self.fault is not None:
+            self.suspect()
+            raise type(self.fault)(str(self.fault))
 
     def serve(self) -> None:
         """The store has answered."""
@@ -46,25 +53,31 @@ class Circuit:
 
     def suspect(self) -> None:
         """The store may be away: probe it now."""
-        if self._probing is None:
+        if self._probing is None and not self._stopped:
             self._probing = asyncio.create_task(self._probe_until_served(), name="session-store-probe")
 
     async def stop(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
+        self._stopped = True
+        probing = self._probing
+        if probing is not None:
+            probing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._probing
-            self._probing = None
+                await probing
 
     async def _probe_until_served(self) -> None:
         pause_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            try:
-                await self._probe()
-                break
-            except errors.StoreError as error:
-                self.trip(error)
-            await asyncio.sleep(jittered(pause_seconds))
-            pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
-        self.serve()
-        self._probing = None
+        try:
+            while not await self._is_served():
+                await asyncio.sleep(jittered(pause_seconds))
+                pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
+            self.serve()
+        finally:
+            self._probing = None
+
+    async def _is_served(self) -> bool:
+        try:
+            await self._probe()
+        except errors.StoreError as error:
+            self.trip(error)
+            return False
+        return True

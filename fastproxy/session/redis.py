@@ -192,10 +192,11 @@ class RedisStore:
 
     async def _serve(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
         """The way of every operation: circuit, deadline, metrics."""
-        away = self._circuit.fault
-        if away is not None:
+        try:
+            self._circuit.check()
+        except errors.StoreError:
             self.errors_total += 1
-            raise type(away)(str(away))
+            raise
         started = time.perf_counter()
         try:
             result = await self._attempt(work)
@@ -221,7 +222,7 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._seconds_max), self._slots:
                 return await work()
-        except (redis.exceptions.RedisError, OSError) as error:  # the deadline's TimeoutError is an OSError
+        except redis_client.FAULTS as error:  # the deadline's too
             fault = redis_client.fault(error)
             if redis_client.is_away(error):
                 self._circuit.trip(fault)
@@ -232,7 +233,7 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._seconds_max):
                 await work()
-        except (redis.exceptions.RedisError, OSError) as error:
+        except redis_client.FAULTS as error:
             return redis_client.fault(error)
         return None
 
@@ -278,8 +279,9 @@ class RedisStore:
         async def scan(node: str, place: int, count: int) -> tuple[int, list[bytes]]:
             if node not in nodes:
                 return 0, []  # a cluster's node that has gone since the last page
-            place, names = await self._command("SCAN", place, "MATCH", pattern, "COUNT", count, **nodes[node])
-            return int(place), names
+            answer, names = await self._command("SCAN", place, "MATCH", pattern, "COUNT", count, **nodes[node])
+            # redis-py's Cluster answers with a cursor for each node asked; that is one.
+            return int(next(iter(answer.values())) if isinstance(answer, dict) else answer), names
 
         keys, following = await redis_scan.walk(start, limit, nodes=list(nodes), prefix=self._prefix, scan=scan)
         records = []

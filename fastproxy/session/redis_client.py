@@ -20,6 +20,9 @@ from fastproxy import errors
 
 Client: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
 
+# What its clients and the network raise; TimeoutError is an OSError.
+FAULTS = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
+
 # Commands go over RESP2: every server from Redis 5 on speaks it, without a HELLO in the handshake.
 # Only the tracking connection (tracking.py) needs RESP3.
 _PROTOCOL = 2

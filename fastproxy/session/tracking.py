@@ -20,7 +20,6 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 import hiredis
-import redis.exceptions
 
 from fastproxy import errors
 from fastproxy.session import circuit, redis_client
@@ -72,10 +71,10 @@ class Tracker:
         while True:
             try:
                 await self._follow()
-            except (_Refused, errors.StoreRefused, hiredis.ProtocolError) as error:
+            except (_Refused, errors.StoreRefused, hiredis.HiredisError) as error:
                 self._complain(f"{error} (changes made elsewhere are looked for once a second)")
                 least_seconds = _REFUSED_PAUSE_SECONDS
-            except (OSError, TimeoutError, redis.exceptions.RedisError) as error:
+            except redis_client.FAULTS as error:
                 self._complain(f"{type(error).__name__}")
                 least_seconds = 0.0
             if self.tracking:

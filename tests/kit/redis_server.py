@@ -230,7 +230,7 @@ class RedisSentinel(actors.Process):
         return f"redis+sentinel://{HOST}:{self.port}/{self.SERVICE}/0"
 
     def _knows_the_replica(self) -> bool:
-        synchronised = b"master_link_status:up" in bytes(self.replica.execute("INFO", "replication"))
+        synchronised = self.replica.execute("INFO", "replication").get("master_link_status") == "up"
         with redis.Redis(host=HOST, port=self.port, protocol=2) as client:
             return synchronised and bool(client.execute_command("SENTINEL", "REPLICAS", self.SERVICE))
 
