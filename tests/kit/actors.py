@@ -1,7 +1,8 @@
-"""Processes as actors: started, awaited, stopped, killed, frozen, thawed, restarted; their words kept for a test that fails.
+"""Processes as actors: started, awaited, stopped, killed, frozen, thawed, restarted; what they said is kept.
 
-Nouns: `Process` (one operating-system process with its two log files), `KitError` (an actor did not do what was asked, with the
-tail of its log). `started(processes)` starts many at once, awaits them all, and ends them all, whatever the test does.
+Nouns: `Process` (one operating-system process with its two log files), `KitError` (an actor did not do what was
+asked, with the tail of its log). `started(processes)` starts many at once, awaits them all, and ends them all,
+whatever the test does.
 
 Every process leads a session of its own, so that a signal reaches what it has started too; what is still alive when the
 interpreter ends is killed. Nothing is ever looked up by name: only processes started here are signalled.
@@ -21,6 +22,8 @@ import tempfile
 import time
 import typing
 from collections.abc import Iterator, Sequence
+
+import pytest
 
 READY_SECONDS_MAX = 30.0  # an SDK's import takes two seconds of CPU, and the suite may start several on two cores
 STOP_SECONDS_MAX = 40.0  # a draining proxy may take its drain delay and timeout, 30 s together by default
@@ -208,14 +211,14 @@ Kind = typing.TypeVar("Kind", bound=Process)
 
 @contextlib.contextmanager
 def started(processes: Sequence[Kind]) -> Iterator[list[Kind]]:
-    """All of them running and ready; killed afterwards. When the test fails, the end of each log goes to standard error."""
+    """All of them running and ready; killed afterwards. When the test fails, the end of each log is shown."""
     try:
         for process in processes:
             process.start()
         for process in processes:
             process.await_ready()
         yield list(processes)
-    except BaseException:
+    except (Exception, pytest.fail.Exception):
         for process in processes:
             print(process.log_tail(), file=sys.stderr)
         raise

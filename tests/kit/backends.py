@@ -1,10 +1,12 @@
 """Real MCP servers as actors: every kind in `KINDS`, one process per replica, on loopback.
 
-`backend("mcp2-sse", replicas=2)` is a context manager that yields two running `Backend`s. Data flow: a row of `KINDS` → a command
-line of `programs/server.py` (or of server-everything) in its provisioned environment → a process that announces its port.
+`backend("mcp2-sse", replicas=2)` is a context manager that yields two running `Backend`s. Data flow: a row of `KINDS`
+→ a command line of `programs/server.py` (or of server-everything) in its provisioned environment → a process that
+announces its port.
 
-A kind's name is `SDK-WIRE`: `sse` answers with event streams, `json` with JSON, both with sessions; `stateless` without sessions;
-`httpsse` is the old transport of two endpoints. `everything` is the reference server of the TypeScript SDK 1.x.
+A kind's name is `SDK-WIRE`: `sse` answers with event streams, `json` with JSON, both with sessions; `stateless`
+without sessions; `httpsse` is the old transport of two endpoints. `everything` is the reference server of the
+TypeScript SDK 1.x.
 """
 
 import contextlib
@@ -105,7 +107,8 @@ def backend(
 ) -> Iterator[list[Backend]]:
     """So many replicas of one real server, running and ready; killed afterwards.
 
-    `hosts` are the loopback addresses that the replicas take in turn. `call_log` is where `execute` writes, one line per call.
+    `hosts` are the loopback addresses that the replicas take in turn. `call_log` is where `execute` writes, one line
+    per call.
     """
     own = dict(environment or {})
     if call_log is not None:

@@ -1,8 +1,9 @@
-"""Real MCP clients as actors: `mcp2`, `mcp1` (Python SDKs), `ts2`, `ts1` (TypeScript SDKs), and the inspector's command line.
+"""Real MCP clients as actors: `mcp2`, `mcp1` (Python SDKs), `ts2`, `ts1` (TypeScript SDKs), the inspector's CLI.
 
-`client("ts1", urls, seed=7)` is a context manager that yields a connected `Client`: a process in the environment of its SDK that
-takes steps and gives reports (`programs/driver.py`, `programs/driver.mjs`). Several URLs: each request goes to one by lot.
-Data flow: `begin` writes a step → the driver does it → a thread of ours reads the report → `Pending.result` returns it.
+`client("ts1", urls, seed=7)` is a context manager that yields a connected `Client`: a process in the environment of
+its SDK that takes steps and gives reports (`programs/driver.py`, `programs/driver.mjs`). Several URLs: each request
+goes to one by lot. Data flow: `begin` writes a step → the driver does it → a thread of ours reads the report →
+`Pending.result` returns it.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import queue
 import subprocess
 import tempfile
 import threading
+import time
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -23,6 +25,7 @@ from tests.kit.backends import PROGRAMS
 
 CLIENTS = ("mcp2", "mcp1", "ts2", "ts1")
 CALL_SECONDS_MAX = 60.0
+Entry = dict[str, typing.Any]
 END_SECONDS_MAX = 15.0  # DELETE, and the SDK's own tasks
 
 
@@ -31,14 +34,14 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     text: str
     is_error: bool
-    progress: list[dict[str, typing.Any]]
-    raw: dict[str, typing.Any]
+    progress: list[Entry]
+    raw: Entry
 
 
 class Refused(Exception):
-    """The SDK raised. `code` is JSON-RPC's where there is one, `status` HTTP's, `type` the name of the SDK's error class."""
+    """The SDK raised. `code` is JSON-RPC's where there is one, `status` HTTP's, `type` the error class."""
 
-    def __init__(self, error: dict[str, typing.Any]) -> None:
+    def __init__(self, error: Entry) -> None:
         super().__init__(f"{error.get('type')}: {error.get('message')} (code {error.get('code')})")
         self.type: str = error.get("type", "")
         self.message: str = error.get("message", "")
@@ -56,12 +59,12 @@ class Pending:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._report: queue.SimpleQueue[dict[str, typing.Any]] = queue.SimpleQueue()
+        self._report: queue.SimpleQueue[Entry] = queue.SimpleQueue()
 
-    def settle(self, report: dict[str, typing.Any]) -> None:
+    def settle(self, report: Entry) -> None:
         self._report.put(report)
 
-    def report(self, seconds_max: float = CALL_SECONDS_MAX) -> dict[str, typing.Any]:
+    def report(self, seconds_max: float = CALL_SECONDS_MAX) -> Entry:
         try:
             report = self._report.get(timeout=seconds_max)
         except queue.Empty:
@@ -82,16 +85,16 @@ class Pending:
 class Client:
     """A connected client of one SDK. Reading its reports is a thread's work; asking is the test's."""
 
-    def __init__(self, sdk: str, options: dict[str, typing.Any]) -> None:
+    def __init__(self, sdk: str, options: Entry) -> None:
         self.sdk = sdk
         self.options = options
         self.protocol: str | None = None
         self._numbers = itertools.count(1)
         self._pending: dict[int, Pending] = {}
         self._greeting = Pending(0)
-        self._died: dict[str, typing.Any] | None = None
+        self._died: Entry | None = None
         self._lock = threading.Lock()  # steps begin in the test's threads, reports come in the reader's
-        self._stderr = tempfile.TemporaryFile(dir=actors.log_folder())  # noqa: SIM115: closed by end()
+        self._stderr = tempfile.TemporaryFile(dir=actors.log_folder())  # noqa: SIM115
         command, environment = _command(sdk, options)
         self._popen = subprocess.Popen(
             command,
@@ -118,33 +121,45 @@ class Client:
         return self.begin({"do": "call", "name": name, "arguments": arguments})
 
     def ask(self, method: str, **arguments: typing.Any) -> typing.Any:
-        """Any other request: list_tools, read_resource, get_prompt, subscribe_resource, set_logging_level, send_ping, …"""
+        """Another request: list_tools, read_resource, get_prompt, subscribe_resource, set_logging_level, send_ping."""
         return self.begin({"do": method, "arguments": arguments}).report()["result"]
+
+    def await_stream(self, seconds_max: float = 10.0) -> None:
+        """Until the GET stream is open: what a server sends before that, without an event store, is lost."""
+        deadline = time.monotonic() + seconds_max
+        while not any(each["method"] == "GET" and each.get("status") == 200 for each in self.exchanges):
+            if time.monotonic() > deadline:
+                raise actors.KitError(f"no GET stream within {seconds_max} s: {self.exchanges}")
+            time.sleep(0.02)
 
     def abandon(self, pending: Pending) -> None:
         """Give up a step, the way the SDK does it (a cancelled task, an aborted signal)."""
         self.begin({"do": "abandon", "of": pending.number}).report()
 
-    def notifications(self, count: int = 0, seconds_max: float = 5.0) -> list[dict[str, typing.Any]]:
+    def notifications(self, count: int = 0, seconds_max: float = 5.0) -> list[Entry]:
         """Notifications so far, other than progress; waits until there are `count`, and no longer than it may."""
-        return self.begin({"do": "notifications", "count": count, "seconds_max": seconds_max}).report()["result"]
+        return self._list({"do": "notifications", "count": count, "seconds_max": seconds_max})
 
     @property
-    def asked(self) -> list[dict[str, typing.Any]]:
+    def asked(self) -> list[Entry]:
         """What the server asked this client (sampling, elicitation), which it answered."""
-        return self.begin({"do": "asked"}).report()["result"]
+        return self._list({"do": "asked"})
 
     @property
-    def exchanges(self) -> list[dict[str, typing.Any]]:
-        """Each HTTP request: method, rpc, target (index of the URL), session, protocol, last_event_id, status, answered_session."""
-        return self.begin({"do": "exchanges"}).report()["result"]
+    def exchanges(self) -> list[Entry]:
+        """Each HTTP request: method, rpc, target (index of the URL), session, protocol, last_event_id; of its answer
+        status, content_type, answered_session."""
+        return self._list({"do": "exchanges"})
 
     @property
     def session_id(self) -> str | None:
         """The id that the answer to initialize carried."""
         return next((each.get("answered_session") for each in self.exchanges if each["rpc"] == "initialize"), None)
 
-    def begin(self, step: dict[str, typing.Any]) -> Pending:
+    def _list(self, step: Entry) -> list[Entry]:
+        return typing.cast("list[Entry]", self.begin(step).report()["result"])
+
+    def begin(self, step: Entry) -> Pending:
         with self._lock:
             pending = Pending(next(self._numbers))
             if self._died is not None:
@@ -184,7 +199,7 @@ class Client:
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
-        died: dict[str, typing.Any] | None = None
+        died: Entry | None = None
         for line in self._popen.stdout:
             report = msgspec.json.decode(line)
             if "ready" in report:
@@ -202,11 +217,13 @@ class Client:
             pending.settle({"died": self._died})
 
 
-def _command(sdk: str, options: dict[str, typing.Any]) -> tuple[list[str], dict[str, str]]:
+def _command(sdk: str, options: Entry) -> tuple[list[str], dict[str, str]]:
     words = msgspec.json.encode(options).decode()
     if sdk.startswith("ts"):
-        modules = provision.ensure(sdk) / "node_modules"
-        return [str(provision.node()), str(PROGRAMS / "driver.mjs"), f"client_{sdk}", words], {"KIT_MODULES": str(modules)}
+        modules = provision.require(sdk) / "node_modules"
+        return [str(provision.node()), str(PROGRAMS / "driver.mjs"), f"client_{sdk}", words], {
+            "KIT_MODULES": str(modules)
+        }
     return [str(provision.python(sdk)), str(PROGRAMS / "driver.py"), f"client_{sdk}", words], {}
 
 
@@ -224,8 +241,9 @@ def client(
 ) -> Iterator[Client]:
     """A connected real client; ended the way its SDK ends afterwards.
 
-    `urls` are endpoints with one path; a path that ends with `/sse` means the old HTTP+SSE. `mode` is `legacy`, `auto` or a modern
-    revision (mcp2, ts2); `protocol_version` what a legacy `initialize` proposes; `terminate` whether it ends with DELETE.
+    `urls` are endpoints with one path; a path that ends with `/sse` means the old HTTP+SSE. `mode` is `legacy`, `auto`
+    or a modern revision (mcp2, ts2); `protocol_version` what a legacy `initialize` proposes; `terminate` whether it
+    ends with DELETE.
     """
     targets = [urls] if isinstance(urls, str) else list(urls)
     options = {
@@ -248,9 +266,11 @@ def client(
     connected.end()
 
 
-def inspect(url: str, method: str, *, seconds_max: float = 60.0, flags: Sequence[str] = ()) -> dict[str, typing.Any]:
+def inspect(url: str, method: str, *, seconds_max: float = 60.0, flags: Sequence[str] = ()) -> Entry:
     """One run of the inspector's command line against a URL: its JSON output. It never ends its session."""
-    program = provision.module("inspector", "@modelcontextprotocol/inspector") / "clients" / "launcher" / "build" / "index.js"
+    program = (
+        provision.module("inspector", "@modelcontextprotocol/inspector") / "clients" / "launcher" / "build" / "index.js"
+    )
     transport = "sse" if url.endswith("/sse") else "http"
     command = [str(provision.node()), str(program), "--cli", url, "--transport", transport, "--method", method, *flags]
     with tempfile.TemporaryDirectory(dir=actors.log_folder()) as home:  # it keeps a catalog of servers there
@@ -261,4 +281,4 @@ def inspect(url: str, method: str, *, seconds_max: float = 60.0, flags: Sequence
     if done.returncode != 0:
         message = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise Refused({"type": "Inspector", "message": message, "code": None})
-    return msgspec.json.decode(done.stdout)
+    return typing.cast("Entry", msgspec.json.decode(done.stdout))

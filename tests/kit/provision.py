@@ -1,11 +1,13 @@
 """Installs the real MCP servers and clients that the tests drive: two Python environments, several Node folders.
 
-`python -m tests.kit.provision [WHAT…]` installs what is named (all of it by default) and says in one line each what it did. A test calls
-`ensure(WHAT)`, which does the same on demand and raises `Unprovisioned` with the reason, so that the test can be skipped by name.
+`python -m tests.kit.provision [WHAT…]` installs what is named (all of it by default) and says in one line each what
+it did. A test calls `ensure(WHAT)`, which does the same on demand and raises `Unprovisioned` with the reason, so that
+the test can be skipped by name.
 
-Data flow: a row of `RECIPES` → a folder `.cache/kit/WHAT` of the checkout → a stamp, written last, that holds the row it was made from.
-A folder without a stamp, or with another row's, is made anew. One lock file per folder, so two processes may ask at once and one waits.
-Registries are those that this machine's pip and npm are configured for: no address may ever be written here.
+Data flow: a row of `RECIPES` → a folder `.cache/kit/WHAT` of the checkout → a stamp, written last, that holds the row
+it was made from. A folder without a stamp, or with another row's, is made anew. One lock file per folder, so two
+processes may ask at once and one waits. Registries are those that this machine's pip and npm are configured for: no
+address may ever be written here.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import time
 from collections.abc import Iterator
 
 import msgspec
+import pytest
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = CHECKOUT / ".cache" / "kit"
@@ -42,7 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, gc=False):
 RECIPES: dict[str, Recipe] = {
     "mcp2": Recipe("pip", ("mcp==2.3.0", "fastmcp==4.1.2")),
     "mcp1": Recipe("pip", ("mcp==1.30.0",)),
-    # One folder per tree: their transitive zod, hono and SDK versions differ, and a shared folder would hoist one of them to all.
+    # One folder per tree: their transitive zod, hono and SDK versions differ, and a shared one would hoist one to all.
     "node": Recipe("npm", ("node@24",)),  # the conformance suite needs fs.globSync, so Node 22 at least
     "ts1": Recipe("npm", ("@modelcontextprotocol/sdk@1.32.2",)),
     "ts2": Recipe("npm", ("@modelcontextprotocol/client@2.4.0", "@modelcontextprotocol/server@2.4.0")),
@@ -56,23 +59,33 @@ def folder(what: str) -> pathlib.Path:
     return CACHE / what
 
 
+def require(what: str) -> pathlib.Path:
+    """As `ensure`, for a test: what can't be had skips it by name. With KIT_REQUIRED set (in CI) it fails instead."""
+    try:
+        return ensure(what)
+    except Unprovisioned as error:
+        if os.environ.get("KIT_REQUIRED"):
+            pytest.fail(f"KIT_REQUIRED is set, and {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
 def python(what: str) -> pathlib.Path:
     """The interpreter of a Python environment, provisioned."""
-    return ensure(what) / "bin" / "python"
+    return require(what) / "bin" / "python"
 
 
 def node() -> pathlib.Path:
     """The Node binary that every JavaScript program of the kit runs on."""
-    return ensure("node") / "node_modules" / "node" / "bin" / "node"
+    return require("node") / "node_modules" / "node" / "bin" / "node"
 
 
 def module(what: str, name: str) -> pathlib.Path:
     """The folder of an npm package inside its provisioned tree."""
-    return ensure(what) / "node_modules" / name
+    return require(what) / "node_modules" / name
 
 
 def ensure(what: str) -> pathlib.Path:
-    """The folder of `what`, installed if it is not there yet. Failure is remembered: one process asks a broken registry once."""
+    """The folder of `what`, installed if need be. Failure is remembered: one process asks a broken registry once."""
     reason = _attempt(what)
     if reason is not None:
         raise Unprovisioned(reason)
@@ -118,10 +131,15 @@ def _install_node(what: str, recipe: Recipe) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise Unprovisioned(f"{what}: npm is not on PATH (install Node.js)")
-    manifest = {"name": f"kit-{what}", "private": True, "version": "0.0.0", "description": "real MCP programs for the tests"}
+    manifest = {
+        "name": f"kit-{what}",
+        "private": True,
+        "version": "0.0.0",
+        "description": "real MCP programs for the tests",
+    }
     (folder(what) / "package.json").write_text(json.dumps(manifest))
     quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    # Only the node package needs its install script (it fetches the binary of this platform); everyone else's stays unrun.
+    # Only the node package needs its install script (it fetches the binary of this platform); no other script is run.
     scripts = [] if what == "node" else ["--ignore-scripts"]
     _run(what, [npm, "install", *quiet, *scripts, "--save-exact", *recipe.packages], cwd=folder(what))
 
@@ -133,10 +151,18 @@ def _run(what: str, command: list[str], cwd: pathlib.Path | None = None) -> None
         output.flush()
         try:
             done = subprocess.run(
-                command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=INSTALL_SECONDS_MAX, check=False
+                command,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=INSTALL_SECONDS_MAX,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise Unprovisioned(f"{what}: {command[0]} took longer than {INSTALL_SECONDS_MAX:.0f} s (log: {log})") from error
+            raise Unprovisioned(
+                f"{what}: {command[0]} took longer than {INSTALL_SECONDS_MAX:.0f} s (log: {log})"
+            ) from error
     if done.returncode != 0:
         raise Unprovisioned(f"{what}: {_last_complaint(log)} (log: {log})")
 
@@ -156,8 +182,10 @@ def _is_current(what: str, recipe: Recipe) -> bool:
 
 
 def _fingerprint(recipe: Recipe) -> bytes:
-    # A venv and a Node binary belong to one interpreter and one machine type: a checkout that moves is provisioned anew.
-    return json.dumps([recipe.installer, *recipe.packages, platform.machine(), platform.python_version(), str(CACHE)]).encode()
+    # A venv and a Node binary belong to one interpreter, machine type and path: a checkout that moves is made anew.
+    return json.dumps(
+        [recipe.installer, *recipe.packages, platform.machine(), platform.python_version(), str(CACHE)]
+    ).encode()
 
 
 def _stamp(what: str) -> pathlib.Path:

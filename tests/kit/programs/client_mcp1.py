@@ -53,7 +53,9 @@ async def connect(options: dict[str, typing.Any], journal: typing.Any) -> AsyncI
         yield Connection(session, str(initialized.protocolVersion))
 
 
-async def _transport(options: dict[str, typing.Any], journal: typing.Any, stack: contextlib.AsyncExitStack) -> typing.Any:
+async def _transport(
+    options: dict[str, typing.Any], journal: typing.Any, stack: contextlib.AsyncExitStack
+) -> typing.Any:
     def make(**given: typing.Any) -> typing.Any:
         return switching.client(options, journal.exchanges, **given)
 
@@ -72,7 +74,9 @@ class _Answers:
     async def sample(self, context: typing.Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
         self.journal.asked.append({"method": "sampling/createMessage", "params": _plain(params)})
         text = f"sampled: {_plain(params)['messages'][0]['content']['text']}"
-        return types.CreateMessageResult(role="assistant", content=types.TextContent(type="text", text=text), model="kit")
+        return types.CreateMessageResult(
+            role="assistant", content=types.TextContent(type="text", text=text), model="kit"
+        )
 
     async def elicit(self, context: typing.Any, params: typing.Any) -> types.ElicitResult:
         self.journal.asked.append({"method": "elicitation/create", "params": _plain(params)})

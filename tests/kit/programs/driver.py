@@ -1,8 +1,9 @@
 """A real MCP client on one of the Python SDKs, driven by lines of JSON: `python driver.py DIALECT OPTIONS`.
 
-In: one step per line, `{"step": 3, "do": "call", "name": "counter", "arguments": {}}`; steps run side by side. Out: first
-`{"ready": true, …}` or `{"ready": false, "error": …}`; then one report per step, in the order in which they end; at last, when the
-SDK's own tasks fail and take the whole client along, `{"died": …}`. End of input closes the client the way its SDK does it.
+In: one step per line, `{"step": 3, "do": "call", "name": "counter", "arguments": {}}`; steps run side by side. Out:
+first `{"ready": true, …}` or `{"ready": false, "error": …}`; then one report per step, in the order in which they
+end; at last, when the SDK's own tasks fail and take the whole client along, `{"died": …}`. End of input closes the
+client the way its SDK does it.
 
 DIALECT is `client_mcp1` or `client_mcp2` beside this file; `switching.py` sends requests to several addresses by lot.
 """
@@ -86,7 +87,9 @@ async def act(connection: typing.Any, journal: Journal, step: Report) -> Report:
             return {"result": await connection.ask(method, **arguments)}
 
 
-async def perform(connection: typing.Any, journal: Journal, step: Report, running: dict[int, anyio.CancelScope]) -> None:
+async def perform(
+    connection: typing.Any, journal: Journal, step: Report, running: dict[int, anyio.CancelScope]
+) -> None:
     with anyio.CancelScope() as scope:
         running[step["step"]] = scope
         try:

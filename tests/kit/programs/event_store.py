@@ -1,4 +1,4 @@
-"""The event store of a resumable Python server: a list in memory; the SDK lines differ only in where their base class lives."""
+"""The event store of a resumable Python server: a list in memory, for both SDK lines."""
 
 import typing
 
@@ -6,7 +6,7 @@ from mcp.server.streamable_http import EventMessage, EventStore
 
 
 class EventLog(EventStore):
-    """Every event of every stream in order of arrival; an event's id is its index. A session gets its own replay because a stream does."""
+    """Every event of every stream in order of arrival; an event's id is its index; a replay is of one stream."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, typing.Any]] = []

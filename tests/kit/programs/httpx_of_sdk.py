@@ -1,4 +1,4 @@
-"""The HTTP library of the SDK in this environment: httpx for 1.x, httpx2 for 2.x; the same interface under two names."""
+"""The HTTP library of the SDK in this environment: httpx for 1.x, httpx2 for 2.x; one interface, two names."""
 
 import importlib
 import importlib.util

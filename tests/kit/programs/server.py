@@ -1,7 +1,8 @@
 """A real MCP server on one of the Python SDKs: `python server.py DIALECT WIRE [options]`.
 
-DIALECT is a `dialect_*` file here (which SDK), WIRE is `streamable-http` or `sse` (the old HTTP+SSE). The socket is bound here, so that port 0
-cannot race; once uvicorn serves, one JSON line on standard output says `{"ready": true, "port": …, "pid": …}`. Tools are those of `tools.py`.
+DIALECT is a `dialect_*` file here (which SDK), WIRE is `streamable-http` or `sse` (the old HTTP+SSE). The socket is
+bound here, so that port 0 cannot race; once uvicorn serves, one JSON line on standard output says `{"ready": true,
+"port": …, "pid": …}`. Tools are those of `tools.py`.
 """
 
 import argparse
@@ -41,8 +42,12 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", default="kit")
     parser.add_argument("--json", action="store_true", help="answer POST with JSON instead of an event stream")
     parser.add_argument("--stateless", action="store_true")
-    parser.add_argument("--event-store", action="store_true", help="keep events, so that Last-Event-ID resumes a stream")
-    parser.add_argument("--retry-milliseconds", type=int, default=100, help="what the priming event of a resumable stream tells clients")
+    parser.add_argument(
+        "--event-store", action="store_true", help="keep events, so that Last-Event-ID resumes a stream"
+    )
+    parser.add_argument(
+        "--retry-milliseconds", type=int, default=100, help="what the priming event of a resumable stream tells clients"
+    )
     return parser.parse_args(arguments)
 
 

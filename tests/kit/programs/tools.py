@@ -1,9 +1,11 @@
 """What every Python server of the kit offers: tools, a resource, a prompt. Written once for three SDKs.
 
-`add(server, dialect)` registers them; `dialect` supplies what the SDKs name differently. State is kept per session, by the object that the SDK
-keeps for that session, so a counter that goes on counting proves that the request reached the process and the session that it belongs to.
+`add(server, dialect)` registers them; `dialect` supplies what the SDKs name differently. State is kept per session,
+by the object that the SDK keeps for that session, so a counter that goes on counting proves that the request reached
+the process and the session that it belongs to.
 
-Environment: `KIT_CALL_LOG`, a file to which `execute` appends `CALL_ID PID` in one write *before* it works: proof that no call ran twice.
+Environment: `KIT_CALL_LOG`, a file to which `execute` appends `CALL_ID PID` in one write *before* it works: proof
+that no call ran twice.
 """
 
 import asyncio
@@ -12,7 +14,8 @@ import os
 import typing
 import weakref
 
-# One count per live session; it goes when the SDK drops the session. Stateless servers make an object per request, so they always count to 1.
+# One count per live session; it goes when the SDK drops the session. A stateless server makes an object per request, so
+# it always counts to 1.
 COUNTS: "weakref.WeakKeyDictionary[object, int]" = weakref.WeakKeyDictionary()
 
 
@@ -128,13 +131,13 @@ def add_streams(server: typing.Any, dialect: typing.Any) -> None:
 
     @dialect.tool(server)
     async def notify(kind: str, ctx: Context) -> str:
-        """A notification on the GET stream: `tools`, `resources`, `prompts` have changed, or the resource was `updated`."""
+        """On the GET stream: `tools`, `resources`, `prompts` have changed, or the resource was `updated`."""
         await dialect.notify(ctx, kind)
         return f"notified {kind}"
 
     @dialect.tool(server)
     async def interrupted(steps: int, ctx: Context) -> str:
-        """Close the call's stream half-way; the client must come back with Last-Event-ID for the rest (needs the event store)."""
+        """Close the call's stream half-way: the client must come back with Last-Event-ID (needs the event store)."""
         for step in range(1, steps + 1):
             await ctx.report_progress(step, steps, f"step {step}")
             if step == steps // 2:
