@@ -1,0 +1,434 @@
+/* The stub backend: N replicas of one MCP server in one epoll loop, each on a port of its own.
+ *
+ * It answers as a server on the official Python SDK under uvicorn does, head for head, and remembers nothing:
+ * a session id's last hex digit names the replica that issued it, so a request that reached the wrong one is
+ * known without a table, at a million sessions too. It answers wrong ones all the same (as "own":0), so that a
+ * proxy without stickiness does the same work as the others.
+ *
+ *   backend [--replicas 4] [--answer json|sse] [--answer-bytes 300] [--events 10]
+ *           [--stream idle|comment|message] [--stream-seconds 1.0] [--keep-alive-seconds 5]
+ *
+ * First line on standard output: {"ports":[...]}. Then one line per line on standard input: `stats`.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "answers.h"
+#include "histogram.h"
+#include "http.h"
+
+#define REPLICAS_MAX 16
+#define HEAD_BYTES_MAX 32768
+#define EMITTERS_MAX 1024
+
+enum kind { LISTENER, CONNECTION, CONTROL };
+
+struct watched {
+    enum kind kind;
+    int fd;
+    int replica;
+};
+
+struct connection {
+    struct watched watched;
+    struct connection *previous, *next; /* in the list of all */
+    char *head;                         /* a head that came in pieces */
+    size_t head_len;
+    bool in_body, get, initialize, own, streaming, sound;
+    struct body body;
+    uint64_t body_len;   /* declared, to know where filler ends */
+    uint64_t body_seen;
+    char start[FILL_FROM]; /* the body's first bytes: JSON-RPC method and id */
+    struct span id; /* of the JSON-RPC request, in `start` */
+    int step;       /* of an SSE answer */
+    char *pending;         /* answer bytes that the socket did not take yet */
+    size_t pending_at, pending_len;
+    int64_t idle_since, event_due;
+};
+
+static struct {
+    int replicas, events;
+    size_t answer_bytes;
+    bool sse, timed_streams, stream_messages;
+    int64_t stream_every, keep_alive;
+} options = {4, 10, 300, false, false, false, 1000000000, 5000000000};
+
+static struct {
+    uint64_t requests, initializes, streams, foreign, unsound;
+    int64_t streams_open, connections_open;
+} counts;
+
+static int poller;
+static struct connection all = {.previous = &all, .next = &all};
+static struct connection *dead;
+static int64_t now;
+static struct connection *emitters[EMITTERS_MAX]; /* SSE answers under way */
+static int emitters_len;
+
+static void die(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+static void close_connection(struct connection *c)
+{
+    if (c->watched.fd < 0)
+        return;
+    close(c->watched.fd);
+    c->watched.fd = -1;
+    counts.connections_open--;
+    counts.streams_open -= c->streaming;
+    c->previous->next = c->next;
+    c->next->previous = c->previous;
+    c->next = dead; /* freed after this batch of events: another of them may still name it */
+    dead = c;
+}
+
+static void watch(struct connection *c, uint32_t events)
+{
+    struct epoll_event event = {events, {.ptr = c}};
+    epoll_ctl(poller, EPOLL_CTL_MOD, c->watched.fd, &event);
+}
+
+static void send_bytes(struct connection *c, const char *bytes, size_t len)
+{
+    if (c->watched.fd < 0)
+        return;
+    if (!c->pending_len) {
+        ssize_t sent = send(c->watched.fd, bytes, len, MSG_NOSIGNAL);
+        if (sent < 0 && errno != EAGAIN)
+            return close_connection(c);
+        sent = sent < 0 ? 0 : sent;
+        if ((size_t)sent == len)
+            return;
+        bytes += sent, len -= (size_t)sent;
+        watch(c, EPOLLIN | EPOLLOUT);
+    }
+    c->pending = realloc(c->pending, c->pending_len + len);
+    memcpy(c->pending + c->pending_len, bytes, len);
+    c->pending_len += len;
+}
+
+static void send_pending(struct connection *c)
+{
+    ssize_t sent = send(c->watched.fd, c->pending + c->pending_at, c->pending_len - c->pending_at, MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN)
+        return close_connection(c);
+    c->pending_at += sent > 0 ? (size_t)sent : 0;
+    if (c->pending_at < c->pending_len)
+        return;
+    free(c->pending);
+    c->pending = NULL, c->pending_at = c->pending_len = 0;
+    watch(c, EPOLLIN);
+}
+
+static void answer_json(struct connection *c, const char *session)
+{
+    static char *out;
+    if (!out)
+        out = malloc(options.answer_bytes + 4096);
+    char body[2048];
+    size_t body_len = (size_t)(c->initialize ? format_initialize(body, c->id, c->watched.replica)
+                                             : format_result(body, c->id, c->watched.replica, c->own, 0));
+    size_t padded = c->initialize || options.answer_bytes <= body_len ? body_len : options.answer_bytes;
+    size_t head_len = (size_t)format_json_head(out, padded, session);
+    memcpy(out + head_len, body, body_len);
+    memset(out + head_len + body_len, ' ', padded - body_len);
+    if (padded > FILL_FROM + FILL_TAIL) /* filler need not be JSON: no proxy of this bench reads answers */
+        fill_write(out + head_len, FILL_FROM, padded - FILL_TAIL);
+    send_bytes(c, out, head_len + padded);
+}
+
+/* The answer's head now; then one event per turn of the loop, as a server writes them that awaits each. */
+static void answer_events(struct connection *c, const char *session)
+{
+    char out[1024];
+    send_bytes(c, out, (size_t)format_stream_head(out, session));
+    if (emitters_len == EMITTERS_MAX)
+        return close_connection(c);
+    c->step = 0;
+    emitters[emitters_len++] = c;
+}
+
+static void emit_events(void)
+{
+    char data[1024], frame[2048];
+    for (int i = 0; i < emitters_len; i++) {
+        struct connection *c = emitters[i];
+        bool last = ++c->step > options.events;
+        if (c->watched.fd >= 0 && !last) {
+            format_result(data, c->id, c->watched.replica, c->own, c->step);
+            send_bytes(c, frame, (size_t)format_event(frame, data));
+        } else if (c->watched.fd >= 0)
+            send_bytes(c, "0\r\n\r\n", 5);
+        if (last || c->watched.fd < 0)
+            emitters[i--] = emitters[--emitters_len];
+    }
+}
+
+static void open_stream(struct connection *c, const char *session)
+{
+    char out[1024];
+    send_bytes(c, out, (size_t)format_stream_head(out, session));
+    c->streaming = true;
+    counts.streams++, counts.streams_open++;
+    /* spread over the interval, or every stream would speak in the same instant */
+    c->event_due = now + (int64_t)((counts.streams * 0x9e3779b97f4a7c15ull >> 11) % (uint64_t)options.stream_every);
+}
+
+static void answer(struct connection *c, struct span session)
+{
+    char issued[33], named[160];
+    snprintf(named, sizeof named, "%.*s", (int)session.len, session.at ? session.at : "");
+    counts.requests++;
+    counts.unsound += !c->sound;
+    const char *end = c->start + (c->body_seen < FILL_FROM ? c->body_seen : FILL_FROM);
+    const char *id = memmem(c->start, (size_t)(end - c->start), "\"id\":", 5);
+    c->id = id ? (struct span){id + 5, 0} : (struct span){"null", 4};
+    while (id && c->id.at + c->id.len < end && c->id.at[c->id.len] != ',' && c->id.at[c->id.len] != '}')
+        c->id.len++;
+    c->initialize = !session.at && memmem(c->start, (size_t)(end - c->start), "\"initialize\"", 12);
+    if (c->initialize) {
+        counts.initializes++;
+        issue_session(issued, c->watched.replica);
+        return answer_json(c, issued);
+    }
+    counts.foreign += !c->own;
+    if (c->get)
+        return open_stream(c, named);
+    (options.sse ? answer_events : answer_json)(c, named);
+}
+
+static void take_body(void *owner, const char *bytes, size_t len)
+{
+    struct connection *c = owner;
+    if (c->body_seen < FILL_FROM) {
+        size_t room = FILL_FROM - c->body_seen;
+        memcpy(c->start + c->body_seen, bytes, len < room ? len : room);
+    }
+    if (c->body_len > FILL_FROM + FILL_TAIL) {
+        uint64_t from = c->body_seen > FILL_FROM ? c->body_seen : FILL_FROM;
+        uint64_t to = c->body_seen + len < c->body_len - FILL_TAIL ? c->body_seen + len : c->body_len - FILL_TAIL;
+        if (from < to && !fill_matches(bytes + (from - c->body_seen), from, to - from))
+            c->sound = false;
+    }
+    c->body_seen += len;
+}
+
+/* One request out of the bytes; returns how many it took, 0 when it needs more. */
+static size_t take_head(struct connection *c, const char *bytes, size_t len)
+{
+    size_t head_len = head_length(bytes, len);
+    if (!head_len)
+        return 0;
+    struct span session = header_value(bytes, head_len, "mcp-session-id");
+    c->own = session.at && hex_digit(session.at[session.len - 1]) == c->watched.replica;
+    c->get = bytes[0] == 'G';
+    c->sound = true;
+    c->body_seen = 0;
+    body_start(&c->body, bytes, head_len);
+    /* a proxy may have turned a length into chunks: then the filler is not checked, only parsed */
+    c->body_len = c->body.chunked || c->get ? 0 : c->body.left;
+    if (c->get)
+        c->body.state = BODY_DONE;
+    size_t used = head_len + body_feed(&c->body, bytes + head_len, len - head_len, take_body, c);
+    c->in_body = c->body.state != BODY_DONE;
+    if (!c->in_body)
+        answer(c, session);
+    else if (c->head != bytes) { /* the session id is wanted again when the body has come */
+        c->head = realloc(c->head, head_len);
+        memcpy(c->head, bytes, head_len);
+        c->head_len = head_len;
+    } else
+        c->head_len = head_len;
+    return used;
+}
+
+static void take_bytes(struct connection *c, const char *bytes, size_t len)
+{
+    while (len && c->watched.fd >= 0) {
+        size_t used;
+        if (c->in_body) {
+            used = body_feed(&c->body, bytes, len, take_body, c);
+            if (c->body.state == BODY_DONE) {
+                c->in_body = false;
+                size_t head_len = c->head_len;
+                c->head_len = 0;
+                answer(c, header_value(c->head, head_len, "mcp-session-id"));
+            }
+        } else if (c->head_len) { /* the rest of a head that came in pieces */
+            if (c->head_len + len > HEAD_BYTES_MAX)
+                return close_connection(c);
+            c->head = realloc(c->head, c->head_len + len);
+            memcpy(c->head + c->head_len, bytes, len);
+            size_t before = c->head_len;
+            c->head_len = 0;
+            used = take_head(c, c->head, before + len);
+            if (!used) {
+                c->head_len = before + len;
+                return;
+            }
+            used -= before;
+        } else if (!(used = take_head(c, bytes, len))) {
+            if (len > HEAD_BYTES_MAX)
+                return close_connection(c);
+            c->head = realloc(c->head, len);
+            memcpy(c->head, bytes, len);
+            c->head_len = len;
+            return;
+        }
+        bytes += used, len -= used;
+    }
+}
+
+static void read_connection(struct connection *c)
+{
+    static char buffer[262144];
+    ssize_t got = recv(c->watched.fd, buffer, sizeof buffer, 0);
+    if (got < 0 && errno == EAGAIN)
+        return;
+    if (got <= 0)
+        return close_connection(c);
+    c->idle_since = now;
+    take_bytes(c, buffer, (size_t)got);
+}
+
+static void accept_connections(struct watched *listener)
+{
+    int fd;
+    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+        struct connection *c = calloc(1, sizeof *c);
+        c->watched = (struct watched){CONNECTION, fd, listener->replica};
+        c->idle_since = now;
+        c->next = all.next, c->previous = &all;
+        all.next->previous = c, all.next = c;
+        counts.connections_open++;
+        struct epoll_event event = {EPOLLIN, {.ptr = c}};
+        epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
+    }
+}
+
+static void send_event(struct connection *c)
+{
+    char frame[512];
+    int (*format)(char *, int64_t) = options.stream_messages ? format_timed_event : format_timed_comment;
+    send_bytes(c, frame, (size_t)format(frame, now_nanoseconds()));
+    c->event_due += options.stream_every;
+}
+
+/* Every millisecond for timed streams, else every half second: one pass over all connections. */
+static void sweep(void)
+{
+    for (struct connection *c = all.next, *next; c != &all; c = next) {
+        next = c->next;
+        if (c->streaming && options.timed_streams && c->event_due <= now)
+            send_event(c);
+        else if (!c->streaming && !c->in_body && now - c->idle_since > options.keep_alive)
+            close_connection(c);
+    }
+}
+
+static void print_stats(void)
+{
+    char line[256];
+    if (!fgets(line, sizeof line, stdin))
+        exit(0);
+    printf("{\"requests\":%lu,\"initializes\":%lu,\"streams\":%lu,\"streams_open\":%ld,\"connections_open\":%ld,"
+           "\"foreign\":%lu,\"unsound\":%lu}\n",
+           counts.requests, counts.initializes, counts.streams, counts.streams_open, counts.connections_open,
+           counts.foreign, counts.unsound);
+    fflush(stdout);
+}
+
+static void listen_on(struct watched *listener, int replica)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof address;
+    *listener = (struct watched){LISTENER, socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), replica};
+    if (bind(listener->fd, (struct sockaddr *)&address, len) || listen(listener->fd, 4096))
+        die("listen");
+    getsockname(listener->fd, (struct sockaddr *)&address, &len);
+    printf("%s%d", replica ? "," : "{\"ports\":[", ntohs(address.sin_port));
+    struct epoll_event event = {EPOLLIN, {.ptr = listener}};
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener->fd, &event);
+}
+
+static void read_options(int argc, char **argv)
+{
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const char *name = argv[i], *value = argv[i + 1];
+        if (!strcmp(name, "--replicas"))
+            options.replicas = atoi(value);
+        else if (!strcmp(name, "--answer"))
+            options.sse = !strcmp(value, "sse");
+        else if (!strcmp(name, "--answer-bytes"))
+            options.answer_bytes = strtoul(value, NULL, 10);
+        else if (!strcmp(name, "--events"))
+            options.events = atoi(value);
+        else if (!strcmp(name, "--stream"))
+            options.timed_streams = strcmp(value, "idle") != 0, options.stream_messages = !strcmp(value, "message");
+        else if (!strcmp(name, "--stream-seconds"))
+            options.stream_every = (int64_t)(atof(value) * 1e9);
+        else if (!strcmp(name, "--keep-alive-seconds"))
+            options.keep_alive = (int64_t)(atof(value) * 1e9);
+        else {
+            fprintf(stderr, "backend: unknown option %s\n", name);
+            exit(2);
+        }
+    }
+    if (options.replicas < 1 || options.replicas > REPLICAS_MAX) {
+        fprintf(stderr, "backend: --replicas must be 1 to %d\n", REPLICAS_MAX);
+        exit(2);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static struct watched listeners[REPLICAS_MAX], control = {CONTROL, 0, 0};
+    struct epoll_event events[256], event = {EPOLLIN, {.ptr = &control}};
+    read_options(argc, argv);
+    session_source.seed = (uint64_t)now_nanoseconds() ^ (uint64_t)getpid() << 40;
+    poller = epoll_create1(EPOLL_CLOEXEC);
+    for (int replica = 0; replica < options.replicas; replica++)
+        listen_on(&listeners[replica], replica);
+    puts("]}");
+    fflush(stdout);
+    epoll_ctl(poller, EPOLL_CTL_ADD, 0, &event);
+    for (int64_t swept = 0;;) {
+        int rest = emitters_len ? 0 : options.timed_streams && counts.streams_open ? 1 : 500;
+        int ready = epoll_wait(poller, events, 256, rest);
+        now = now_nanoseconds();
+        for (int i = 0; i < ready; i++) {
+            struct watched *watched = events[i].data.ptr;
+            struct connection *c = events[i].data.ptr;
+            if (watched->kind == LISTENER)
+                accept_connections(watched);
+            else if (watched->kind == CONTROL)
+                print_stats();
+            else {
+                if (watched->fd >= 0 && events[i].events & EPOLLOUT)
+                    send_pending(c);
+                if (watched->fd >= 0 && events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+                    read_connection(c);
+            }
+        }
+        emit_events();
+        if (now - swept >= (options.timed_streams && counts.streams_open ? 1000000 : 500000000))
+            swept = now, sweep();
+        while (dead) {
+            struct connection *gone = dead;
+            dead = gone->next;
+            free(gone->head), free(gone->pending), free(gone);
+        }
+    }
+}
