@@ -20,8 +20,9 @@ from collections.abc import Iterator
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-DEMO = ROOT / "deploy" / "demo"
+from tests import tree
+
+DEMO = tree.ROOT / "deploy" / "demo"
 LAST_LINE = "Ctrl-C ends all of it."
 END_SECONDS_MAX = 15
 
@@ -36,7 +37,7 @@ class Demonstration:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.process = subprocess.Popen(
             [sys.executable, DEMO / "run.py", "--listen", self.address, "--admin", "127.0.0.1:0"],
-            cwd=ROOT,
+            cwd=tree.ROOT,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,

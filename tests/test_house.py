@@ -1,9 +1,9 @@
 """The house rules, as tests: what a reviewer would otherwise have to say twice.
 
 Everything is real: the tree as it lies here, and ruff, mypy, stubtest and import-linter as subprocesses with the
-settings of pyproject.toml. What git does not track is not read by the tests of this file's own (the tools look at
-whole folders). Rules of thumb that a file may break for a reason have a table with that reason; a reason that is no
-longer needed fails too. Not covered: whether names are good ones.
+settings of pyproject.toml. The tools look at folders, this file's own tests at what belongs to the project. Rules of
+thumb that a file may break for a reason have a table with that reason; a reason that is no longer needed fails too.
+Not covered: whether names are good ones.
 """
 
 import ast
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests import tree
+
 BIN = pathlib.Path(sys.executable).parent
 TOOL_SECONDS_MAX = 300
 
@@ -57,34 +58,18 @@ REGISTRY_HOST = re.compile(
 )
 
 
-@functools.cache
-def tracked_files() -> tuple[pathlib.Path, ...]:
-    """What git knows; in an unpacked archive, everything but what tools leave behind."""
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listing.returncode == 0:
-        paths = [ROOT / name for name in listing.stdout.split("\0") if name]
-    else:
-        left_behind = {".venv", ".cache", "build", "dist"}
-        paths = [path for path in ROOT.rglob("*") if not left_behind & set(path.relative_to(ROOT).parts)]
-    return tuple(path for path in paths if path.is_file())
-
-
 def files(*suffixes: str, under: str = "") -> list[pathlib.Path]:
-    return [path for path in tracked_files() if path.suffix in suffixes and name_of(path).startswith(under)]
-
-
-def name_of(path: pathlib.Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+    return [path for path in tree.files() if path.suffix in suffixes and tree.name_of(path).startswith(under)]
 
 
 @functools.cache
-def tree_of(path: pathlib.Path) -> ast.Module:
+def syntax_of(path: pathlib.Path) -> ast.Module:
     return ast.parse(path.read_text(), filename=str(path))
 
 
 def imports_of(path: pathlib.Path) -> Iterator[tuple[str, tuple[str, ...], int]]:
     """(module, names, line); `import a.b` has no names."""
-    for node in ast.walk(tree_of(path)):
+    for node in ast.walk(syntax_of(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, (), node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -92,7 +77,7 @@ def imports_of(path: pathlib.Path) -> Iterator[tuple[str, tuple[str, ...], int]]
 
 
 def functions_of_python(path: pathlib.Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree_of(path)):
+    for node in ast.walk(syntax_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
 
@@ -129,7 +114,9 @@ def closes(lines: list[str]) -> bool:
 
 def run_tool(*command: str) -> None:
     """A tool of the development environment; its report is the failure's text."""
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TOOL_SECONDS_MAX, check=False)
+    result = subprocess.run(
+        command, cwd=tree.ROOT, capture_output=True, text=True, timeout=TOOL_SECONDS_MAX, check=False
+    )
     if result.returncode:
         pytest.fail(f"{' '.join(command[1:])}\n{result.stdout}{result.stderr}", pytrace=False)
 
@@ -166,7 +153,7 @@ def test_every_door_of_the_compiled_part_stands_in_its_stub_and_nothing_else_doe
 
 
 def test_no_file_is_longer_than_a_reader_likes_without_a_reason() -> None:
-    lengths = {name_of(path): len(path.read_text().splitlines()) for path in files(".py", ".pyx", ".pxd", ".c")}
+    lengths = {tree.name_of(path): len(path.read_text().splitlines()) for path in files(".py", ".pyx", ".pxd", ".c")}
     longer = {f"{name} ({lines} lines)": name for name, lines in lengths.items() if lines > FILE_LINES_MAX}
     fail_on(unexplained(longer, {name: LONGER[name] for name in LONGER if ":" not in name}))
 
@@ -177,7 +164,7 @@ def test_no_function_is_longer_than_a_screen_without_a_reason() -> None:
         functions = functions_of_python(path) if path.suffix == ".py" else functions_of_cython(path)
         for name, lines in functions:
             if lines > FUNCTION_LINES_MAX:
-                longer[f"{name_of(path)}:{name} ({lines} lines)"] = f"{name_of(path)}:{name}"
+                longer[f"{tree.name_of(path)}:{name} ({lines} lines)"] = f"{tree.name_of(path)}:{name}"
     fail_on(unexplained(longer, {name: LONGER[name] for name in LONGER if ":" in name}))
 
 
@@ -202,46 +189,52 @@ def test_functions_of_cython_are_measured_by_indentation(tmp_path: pathlib.Path)
 
 
 def test_every_module_says_in_its_docstring_what_it_does() -> None:
-    python = [name_of(path) for path in files(".py") if tree_of(path).body and not ast.get_docstring(tree_of(path))]
-    cython = [name_of(path) for path in files(".pyx") if not path.read_text().lstrip().startswith(('"""', "#"))]
+    python = [
+        tree.name_of(path) for path in files(".py") if syntax_of(path).body and not ast.get_docstring(syntax_of(path))
+    ]
+    cython = [tree.name_of(path) for path in files(".pyx") if not path.read_text().lstrip().startswith(('"""', "#"))]
     fail_on([f"{name}: no docstring" for name in python + cython])
 
 
 def test_names_of_files_are_nouns_that_mean_something() -> None:
     paths = files(".py", ".pyx", under="fastproxy/") + files(".pyx", under="ext/")
     # http1 is the protocol's own name.
-    fail_on([f"{name_of(path)}: vague name" for path in paths if path.stem != "http1" and VAGUE_NAME.search(path.stem)])
+    fail_on(
+        [f"{tree.name_of(path)}: vague name" for path in paths if path.stem != "http1" and VAGUE_NAME.search(path.stem)]
+    )
 
 
 def test_names_of_tests_are_sentences() -> None:
     problems = []
     for path in files(".py", under="tests/"):
-        for node in ast.walk(tree_of(path)):
+        for node in ast.walk(syntax_of(path)):
             is_test = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
             if is_test and len(node.name.split("_")) < FEWEST_WORDS_OF_A_SENTENCE:
-                problems.append(f"{name_of(path)}:{node.lineno}: {node.name} is no sentence")
+                problems.append(f"{tree.name_of(path)}:{node.lineno}: {node.name} is no sentence")
     fail_on(problems)
 
 
 def test_modules_not_names_are_imported_across_rooms() -> None:
     problems = []
     for path in files(".py", under="fastproxy/"):
-        own_room = path.relative_to(ROOT / "fastproxy").parts[0]
+        own_room = path.relative_to(tree.ROOT / "fastproxy").parts[0]
         for module, names, line in imports_of(path):
             room = module.removeprefix("fastproxy.").split(".")[0]
             if not module.startswith("fastproxy.") or room == own_room:
                 continue
-            if (ROOT / module.replace(".", "/")).with_suffix(".py").exists():
-                problems.append(f"{name_of(path)}:{line}: from {module} import {', '.join(names)}: import the module")
+            if (tree.ROOT / module.replace(".", "/")).with_suffix(".py").exists():
+                problems.append(
+                    f"{tree.name_of(path)}:{line}: from {module} import {', '.join(names)}: import the module"
+                )
     fail_on(problems)
 
 
 def test_pure_files_import_neither_sockets_nor_clocks() -> None:
     problems = []
-    for path in (ROOT / name for name in PURE_FILES):
+    for path in (tree.ROOT / name for name in PURE_FILES):
         if path.exists():
             problems += [
-                f"{name_of(path)}:{line}: imports {module}"
+                f"{tree.name_of(path)}:{line}: imports {module}"
                 for module, _, line in imports_of(path)
                 if module.split(".")[0] in IMPURE_MODULES
             ]
@@ -255,16 +248,16 @@ def test_the_operator_knows_nothing_of_the_data_plane() -> None:
             house, _, room = module.partition(".")
             rooms = {room.split(".")[0]} if room else set(names)
             if house == "fastproxy":
-                problems += [f"{name_of(path)}:{line}: imports {room}" for room in rooms - OPERATOR_MAY_IMPORT]
+                problems += [f"{tree.name_of(path)}:{line}: imports {room}" for room in rooms - OPERATOR_MAY_IMPORT]
     fail_on(problems)
 
 
 def test_only_the_outermost_loops_catch_everything() -> None:
     found = {}
     for path in files(".py", under="fastproxy/"):
-        for node in ast.walk(tree_of(path)):
+        for node in ast.walk(syntax_of(path)):
             if isinstance(node, ast.ExceptHandler) and catches_everything(node.type) and not raises_again(node):
-                found[f"{name_of(path)}:{node.lineno} catches everything"] = name_of(path)
+                found[f"{tree.name_of(path)}:{node.lineno} catches everything"] = tree.name_of(path)
     fail_on(unexplained(found, OUTERMOST_LOOPS))
 
 
@@ -279,7 +272,7 @@ def raises_again(handler: ast.ExceptHandler) -> bool:
 
 def test_nothing_in_the_tree_names_a_machine_or_a_registry() -> None:
     problems = []
-    for path in tracked_files():
+    for path in tree.files():
         try:
             lines = path.read_text().splitlines()
         except UnicodeDecodeError:
@@ -287,7 +280,7 @@ def test_nothing_in_the_tree_names_a_machine_or_a_registry() -> None:
         for number, line in enumerate(lines, 1):
             for found in (MACHINE_PATH.search(line), REGISTRY_HOST.search(line)):
                 if found:
-                    problems.append(f"{name_of(path)}:{number}: {found[0]}")
+                    problems.append(f"{tree.name_of(path)}:{number}: {found[0]}")
     fail_on(problems)
 
 
@@ -310,5 +303,5 @@ def test_work_that_is_not_finished_is_not_in_the_tree() -> None:
     for path in files(".py", ".pyx", ".pxd", ".pyi", ".c", ".md", ".toml"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if found := words.search(line):
-                problems.append(f"{name_of(path)}:{number}: {found[0]}")
+                problems.append(f"{tree.name_of(path)}:{number}: {found[0]}")
     fail_on(problems)

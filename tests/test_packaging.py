@@ -21,8 +21,9 @@ import zipfile
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+from tests import tree
+
+PROJECT = tomllib.loads((tree.ROOT / "pyproject.toml").read_text())["project"]
 BUILD_SECONDS_MAX = 300
 
 
@@ -50,13 +51,10 @@ def build(kind: str, source: pathlib.Path, into: pathlib.Path) -> pathlib.Path:
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """From what a clean clone holds, under a path with a space."""
     clone = tmp_path_factory.mktemp("a clone")
-    listing = run("git", "ls-files", "-z", cwd=ROOT)
-    if listing.returncode:
-        pytest.skip("not a git checkout: what belongs to the project is not known")
-    for name in filter(None, listing.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, clone / name)
+    for path in tree.files():
+        copy = clone / tree.name_of(path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
     return build("sdist", clone, tmp_path_factory.mktemp("sdist"))
 
 
@@ -99,8 +97,8 @@ def test_the_sdist_holds_every_source_that_the_extension_is_made_of(sdist: pathl
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "ext").iterdir()
+        path.relative_to(tree.ROOT).as_posix()
+        for path in (tree.ROOT / "ext").iterdir()
         if path.suffix in (".pyx", ".pxd", ".pxi", ".h")
     }
     assert wanted, "ext/ is empty"
@@ -173,7 +171,7 @@ def install(tools: pathlib.Path, name: str, script: str) -> None:
 
 def preflight(*arguments: str, path: pathlib.Path, **environment: str) -> str:
     """The one line that the refused preflight prints."""
-    command = ["/bin/sh", ROOT / ".ci" / "preflight", *arguments]
+    command = ["/bin/sh", tree.ROOT / ".ci" / "preflight", *arguments]
     result = run(*command, cwd=path.parent, PATH=str(path), **environment)
     assert result.returncode == 1, result.stdout + result.stderr
     (line,) = result.stderr.splitlines()
@@ -216,7 +214,7 @@ def test_a_compiler_that_cannot_link_is_said_in_one_line(tools: pathlib.Path) ->
 def test_a_port_in_use_ends_make_run_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = run(sys.executable, ROOT / "deploy" / "demo" / "run.py", "--listen", address, cwd=ROOT)
+        result = run(sys.executable, tree.ROOT / "deploy" / "demo" / "run.py", "--listen", address, cwd=tree.ROOT)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert f"{address} is in use" in line
