@@ -31,6 +31,7 @@ class Circuit:
         self._probe = probe
         self._probing: asyncio.Task[None] | None = None
         self._stopped = False
+        self._told = False  # somebody who reads logs
 
     def check(self) -> None:
         """Raise what is known against asking the store at all."""
@@ -40,14 +41,16 @@ class Circuit:
 
     def serve(self) -> None:
         """The store has answered."""
-        if self.fault is not None and self._probing is not None:
+        if self._told:
             logger.info("store=serving")
+        self._told = False
         self.fault = None
 
     def trip(self, fault: errors.StoreError) -> None:
         """The store is away; find out when it is back."""
-        if self.fault is None or self._probing is None:
+        if not self._told or fault.reason != (self.fault or fault).reason:
             logger.warning("store=away reason=%s error=%s", fault.reason, fault)
+        self._told = True
         self.fault = fault
         self.suspect()
 
