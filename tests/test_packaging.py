@@ -62,8 +62,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def wheel(sdist: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Compiled from the sdist alone."""
     unpacked = tmp_path_factory.mktemp("an unpacked sdist")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(unpacked, filter="data")
+    shutil.unpack_archive(sdist, unpacked)
     (source,) = unpacked.iterdir()
     return build("wheel", source, tmp_path_factory.mktemp("wheel"))
 
@@ -223,8 +222,7 @@ def test_a_port_in_use_ends_make_run_with_one_line() -> None:
 @pytest.mark.slow
 def test_a_second_build_with_nothing_changed_compiles_nothing(sdist: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The in-place build of `make`, twice, in an unpacked sdist: the second leaves the first one's file alone."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(sdist, tmp_path)
     (source,) = tmp_path.iterdir()
     command = (sys.executable, "setup.py", "--quiet", "build_ext", "--inplace")
     first = run(*command, cwd=source, FASTPROXY_DEBUG="1")  # the flags that compile fastest

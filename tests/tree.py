@@ -20,11 +20,11 @@ def files() -> tuple[pathlib.Path, ...]:
 
 
 def tracked() -> list[str]:
-    """Empty where git or its folder is missing, or where git does not trust who owns it."""
+    """Empty where git or its folder is missing or out of reach, or where git does not trust who owns it."""
     try:
         command = ["git", "ls-files", "-z"]
         listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    except OSError:
         return []
     return [name for name in listing.stdout.split("\0") if name] if listing.returncode == 0 else []
 
