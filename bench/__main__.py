@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         versions={rival.name: rival.version() for rival in present},
         missing=missing,
         plan=plan,
-        pinning=f"proxy on processor 0, load and backends on {stage.CPUS - 1} (of {stage.CPUS}), priority {stage.PRIORITY}",
+        pinning=stage.describe_pinning(),
         scenarios=[],
     )
     out = options.out or RESULTS / f"{'quick' if plan.quick else 'full'}.json"

