@@ -40,7 +40,9 @@ def read_host(text: str) -> str:
     word = text.lower()
     if word.startswith("[") and word.endswith("]"):
         return _read_ip(word[1:-1], version=6, shown=text)
-    if not word.strip("0123456789."):  # only digits and dots: no top-level domain looks so, it is meant as IPv4
+    if word.strip(".") and not word.strip(
+        "0123456789."
+    ):  # only digits and dots: no top-level domain looks so, it is meant as IPv4
         return _read_ip(word, version=4, shown=text)
     labels = word.removesuffix(".").split(".")
     if len(word) > NAME_CHARACTERS_MAX or not all(_LABEL.fullmatch(label) for label in labels):

@@ -30,7 +30,7 @@ class StoreUrl(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
     user: str | None = None
     password: str | None = None
-    hosts: tuple[address.Address, ...] = ()
+    hosts: tuple[tuple[str, int], ...] = ()
     service: str | None = None  # the name under which the sentinels know the master
     db: int = 0
 
@@ -42,7 +42,8 @@ class StoreUrl(msgspec.Struct, frozen=True, kw_only=True):
         user = urllib.parse.quote(self.user or "", safe="") + ("" if self.password is None else ":***")
         path = f"/{self.service}" if self.service else ""
         path += "" if self.kind == "cluster" else f"/{self.db}"
-        return f"{scheme}://{user}{'@' if user else ''}{','.join(map(str, self.hosts))}{path}"
+        hosts = ",".join(f"{address.bracket(host)}:{port}" for host, port in self.hosts)
+        return f"{scheme}://{user}{'@' if user else ''}{hosts}{path}"
 
     def __repr__(self) -> str:
         return f"StoreUrl({str(self)!r})"
@@ -84,7 +85,7 @@ def _read_userinfo(userinfo: str) -> tuple[str | None, str | None]:
     return urllib.parse.unquote(user) or None, (urllib.parse.unquote(password) or None) if colon else None
 
 
-def _read_hosts(kind: str, text: str) -> tuple[address.Address, ...]:
+def _read_hosts(kind: str, text: str) -> tuple[tuple[str, int], ...]:
     default = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
     pieces = text.split(",")
     if kind == "redis" and len(pieces) > 1:
@@ -93,7 +94,7 @@ def _read_hosts(kind: str, text: str) -> tuple[address.Address, ...]:
     for piece in pieces:
         host, port = address.split_port(piece.strip())
         try:
-            hosts.append(address.Address(address.read_host(host), default if port is None else address.read_port(port)))
+            hosts.append((address.read_host(host), default if port is None else address.read_port(port)))
         except units.WrongValue:
             # Not what came: with the @ forgotten, what looks like a port is a password.
             raise units.WrongValue("expected a host and a port of 1 to 65535, as in redis.example.com:6379") from None
