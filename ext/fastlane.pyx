@@ -1,0 +1,115 @@
+# The fast lane: a whole, small POST of a session that the route table knows, to a replica that lives and has an idle
+# connection. It may do only what the story would have done; every other case, and every doubt, goes to the story.
+
+cdef enum:
+    FLAG_CONFIRMED = 1  # the session has had a 2xx answer since its `initialize`
+    FLAG_MAPPED = 2     # the backend knows it by another id
+    FLAG_SSE = 4        # legacy HTTP+SSE
+    FLAG_HASHED = 8     # the key is a digest of the id, not the id
+
+cdef enum Lane:
+    LANE_STORY = 0
+    LANE_FAST = 1
+    LANE_WAIT = 2   # the rest of a small body is still on its way
+
+
+cdef bint is_legacy_version(const char* p, Py_ssize_t n) noexcept nogil:
+    """The revisions with sessions; any other value of MCP-Protocol-Version means the era without (interface §3.1)."""
+    return n == 10 and (memcmp(p, b"2025-11-25", 10) == 0 or memcmp(p, b"2025-06-18", 10) == 0
+                        or memcmp(p, b"2025-03-26", 10) == 0 or memcmp(p, b"2024-11-05", 10) == 0)
+
+
+cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head) except -1:
+    cdef Reactor reactor = client.reactor
+    cdef Listener listener = client.listener
+    cdef RouteTable table = reactor.table
+    cdef Buffer* out = &reactor.out
+    cdef Field* field
+    cdef Entry* entry
+    cdef Endpoint endpoint
+    cdef Upstream upstream
+    cdef Exchange exchange
+    cdef bint confirmed
+    if not reactor.fast_lane or not listener.fast_lane or head.method != M_POST or head.session < 0 \
+            or head.length <= 0 or head.expect >= 0 or head.origin >= 0 or head.minor == 0 or client.hung:
+        return LANE_STORY
+    if <Py_ssize_t>head.size + head.length > PIECE:
+        return LANE_STORY
+    if head.version >= 0:
+        field = &head.fields[head.version]
+        if not is_legacy_version(p + field.value, field.value_length):
+            return LANE_STORY
+    field = &head.fields[head.host]
+    if not listener.knows_host(p + field.value, field.value_length):
+        return LANE_STORY
+    field = &head.fields[head.session]
+    if field.value_length == 0 or field.value_length > 128:
+        return LANE_STORY
+    entry = table.find(p + field.value, field.value_length, reactor.now_s)
+    if entry == NULL or entry.epoch != table.epoch or entry.flags & (FLAG_MAPPED | FLAG_SSE | FLAG_HASHED):
+        return LANE_STORY
+    endpoint = reactor.endpoints[entry.endpoint]
+    if not endpoint.live or not endpoint.spare:
+        return LANE_STORY
+    if size < <Py_ssize_t>head.size + head.length:
+        return LANE_WAIT
+    if not surely_not_initialize(p + head.size, head.length):
+        return LANE_STORY
+    confirmed = entry.flags & FLAG_CONFIRMED
+    if reactor.now_s >= entry.touch_at:
+        entry.touch_at = reactor.now_s + reactor.touch_seconds
+        entry.expires = reactor.now_s + reactor.ttl_seconds
+        reactor.handler.touch(p[field.value:field.value + field.value_length])
+    upstream = endpoint.take_spare()
+    if upstream is None:
+        return LANE_STORY
+
+    exchange = client.new_exchange(head)
+    exchange.fast = True
+    exchange.confirms = not confirmed
+    exchange.keeps_running = True
+    exchange.head_size = head.size
+    exchange.body_left = head.length
+    exchange.body_done = True
+    exchange.session_at = field.value
+    exchange.session_size = field.value_length
+    reactor.fast_requests += 1
+    build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0)
+    if buffer_put(out, p + head.size, head.length) < 0:
+        raise MemoryError
+    exchange.attach(upstream)
+    exchange.request_sent = True
+    undue(client)
+    if upstream.write(out.data, out.end) < 0:
+        out.start = out.end = 0
+        upstream.readable = True
+        upstream.answer_ready()
+        return LANE_FAST
+    out.start = out.end = 0
+    due(upstream, DUE_RESPONSE)
+    return LANE_FAST
+
+
+cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:
+    """The answer's head has come in the fast lane. The story gets what may mean that the backend forgot the session."""
+    cdef Reactor reactor = exchange.reactor
+    cdef Client client = exchange.client
+    cdef Entry* entry
+    cdef Field* field
+    cdef const char* session = NULL
+    cdef int rule = S_KEEP
+    if head.status == 404 or head.status == 400:
+        return exchange.hand_over()
+    if client is not None:
+        session = client.inbox.data + client.inbox.start + exchange.session_at
+        if exchange.confirms and head.status < 300:
+            entry = reactor.table.find(session, exchange.session_size, reactor.now_s)
+            if entry != NULL:
+                entry.flags |= FLAG_CONFIRMED
+        if head.session >= 0:
+            field = &head.fields[head.session]
+            if field.value_length != exchange.session_size or memcmp(p + field.value, session, exchange.session_size) != 0:
+                rule = S_SET  # the client's id is its own for ever
+    exchange.begin_answer(&reactor.out, p, head, rule, session, exchange.session_size)
+    buffer_skip(&exchange.upstream.inbox, head.size)
+    return exchange.pump_answer()

@@ -1,0 +1,163 @@
+# Heads rewritten for the next hop (RFC 9110 §7.6): what ends here goes, Host and Forwarded are set anew, the rest passes
+# byte for byte, in order. Runs of lines that pass are copied as one.
+
+cdef enum SessionRule:
+    S_KEEP = 0     # the session id passes as it is
+    S_STRIP        # it goes
+    S_SET          # it is replaced, or added
+
+cdef inline void put(Buffer* out, const char* p, Py_ssize_t n) noexcept nogil:
+    """Append to a buffer that has the room (see the reservations below)."""
+    memcpy(out.data + out.end, p, n)
+    out.end += <uint32_t>n
+
+
+cdef void _put_earlier(Buffer* out, const char* p, Head* head, int name) noexcept nogil:
+    """The values that a trusted peer sent under `name`, joined, with a comma after them."""
+    cdef int i
+    cdef Field* field
+    if not (head.seen & (<uint32_t>1 << name)):
+        return
+    for i in range(head.fields_count):
+        field = &head.fields[i]
+        if field.name == name and field.value_length:
+            put(out, p + field.value, field.value_length)
+            put(out, b", ", 2)
+
+
+cdef Field* _first(Head* head, int name) noexcept nogil:
+    cdef int i
+    for i in range(head.fields_count):
+        if head.fields[i].name == name:
+            return &head.fields[i]
+    return NULL
+
+
+cdef void _put_forwarded(Buffer* out, const char* p, Head* head, Client client) noexcept:
+    """X-Forwarded-For, -Host, -Proto and Forwarded (RFC 7239): set anew, or extended when the peer is trusted."""
+    cdef const char* host = b""
+    cdef Py_ssize_t host_length = 0
+    cdef bint six = memchr(client.peer, c':', client.peer_length) != NULL
+    cdef const char* proto = b"https" if client.listener.tls_context is not None else b"http"
+    cdef Py_ssize_t proto_length = strlen(proto)
+    cdef Field* earlier
+    if head.host >= 0:
+        host = p + head.fields[head.host].value
+        host_length = head.fields[head.host].value_length
+    if client.peer_length:
+        put(out, b"X-Forwarded-For: ", 17)
+        if client.trusted:
+            _put_earlier(out, p, head, F_X_FORWARDED_FOR)
+        put(out, client.peer, client.peer_length)
+        put(out, b"\r\n", 2)
+    earlier = _first(head, F_X_FORWARDED_HOST) if client.trusted else NULL
+    put(out, b"X-Forwarded-Host: ", 18)
+    if earlier != NULL:
+        put(out, p + earlier.value, earlier.value_length)
+    else:
+        put(out, host, host_length)
+    earlier = _first(head, F_X_FORWARDED_PROTO) if client.trusted else NULL
+    put(out, b"\r\nX-Forwarded-Proto: ", 21)
+    if earlier != NULL:
+        put(out, p + earlier.value, earlier.value_length)
+    else:
+        put(out, proto, proto_length)
+    put(out, b"\r\nForwarded: ", 13)
+    if client.trusted:
+        _put_earlier(out, p, head, F_FORWARDED)
+    if client.peer_length:
+        put(out, b"for=", 4)
+        if six:
+            put(out, b"\"[", 2)
+        put(out, client.peer, client.peer_length)
+        if six:
+            put(out, b"]\"", 2)
+        put(out, b";", 1)
+    put(out, b"host=\"", 6)
+    put(out, host, host_length)
+    put(out, b"\";proto=", 8)
+    put(out, proto, proto_length)
+    put(out, b"\r\n", 2)
+
+
+cdef int build_request(Buffer* out, const char* p, Head* head, Client client, Endpoint endpoint,
+                       int rule, const char* session, Py_ssize_t session_length) except -1:
+    """The head for the backend at the end of `out`. Framing: the client's Content-Length, or chunked when it was."""
+    cdef Py_ssize_t authority = PyBytes_GET_SIZE(endpoint.authority), prefix = PyBytes_GET_SIZE(endpoint.prefix)
+    cdef Py_ssize_t run, n
+    cdef int i
+    cdef Field* field
+    cdef uint8_t name
+    # The client's head once more for what the Forwarded lines may repeat of it, and the fixed words.
+    if buffer_room(out, 2 * <Py_ssize_t>head.size + authority + prefix + session_length + 512) < 0:
+        raise MemoryError
+    put(out, p + head.start, head.method_length + 1)
+    if prefix and p[head.target] == c'/':
+        put(out, PyBytes_AS_STRING(endpoint.prefix), prefix)
+    put(out, p + head.target, head.target_length)
+    put(out, b" HTTP/1.1\r\nHost: ", 17)
+    put(out, PyBytes_AS_STRING(endpoint.authority), authority)
+    put(out, b"\r\n", 2)
+    run = -1
+    for i in range(head.fields_count):
+        field = &head.fields[i]
+        name = field.name
+        if (not field.drop) and (name == F_OTHER or name > F_SESSION or name == F_CONTENT_LENGTH
+                                 or (name == F_SESSION and rule == S_KEEP)) and name != F_KEEP_ALIVE:
+            if run < 0:
+                run = field.start
+            continue
+        if run >= 0:
+            put(out, p + run, field.start - run)
+            run = -1
+    if run >= 0:
+        put(out, p + run, head.size - 2 - run)
+    if rule == S_SET:
+        put(out, b"Mcp-Session-Id: ", 16)
+        put(out, session, session_length)
+        put(out, b"\r\n", 2)
+    _put_forwarded(out, p, head, client)
+    if head.chunked:
+        put(out, b"Transfer-Encoding: chunked\r\n", 28)
+    put(out, b"\r\n", 2)
+    return 0
+
+
+cdef int build_answer(Buffer* out, const char* p, Head* head, int rule, const char* session, Py_ssize_t session_length,
+                      bint chunked, bint close, bint keep_alive) except -1:
+    """The head for the client at the end of `out`. Always HTTP/1.1 in name (RFC 9110 §2.5)."""
+    cdef Py_ssize_t run = -1
+    cdef int i
+    cdef Field* field
+    cdef uint8_t name
+    if buffer_room(out, <Py_ssize_t>head.size + session_length + 256) < 0:
+        raise MemoryError
+    put(out, b"HTTP/1.1 ", 9)
+    put(out, p + 9, 3)
+    put(out, b" ", 1)
+    put(out, p + head.reason, head.reason_length)
+    put(out, b"\r\n", 2)
+    for i in range(head.fields_count):
+        field = &head.fields[i]
+        name = field.name
+        if field.drop or name == F_CONNECTION or name == F_TRANSFER_ENCODING or name == F_HOP or name == F_KEEP_ALIVE \
+                or (name == F_SESSION and rule != S_KEEP):
+            if run >= 0:
+                put(out, p + run, field.start - run)
+                run = -1
+        elif run < 0:
+            run = field.start
+    if run >= 0:
+        put(out, p + run, head.size - 2 - run)
+    if rule == S_SET:
+        put(out, b"Mcp-Session-Id: ", 16)
+        put(out, session, session_length)
+        put(out, b"\r\n", 2)
+    if chunked:
+        put(out, b"Transfer-Encoding: chunked\r\n", 28)
+    if close:
+        put(out, b"Connection: close\r\n", 19)
+    elif keep_alive:
+        put(out, b"Connection: keep-alive\r\n", 24)
+    put(out, b"\r\n", 2)
+    return 0
