@@ -14,7 +14,7 @@ EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run try test lint bench build extension clean distclean FORCE
+.PHONY: help run try test lint bench build extension annotate clean distclean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
@@ -44,6 +44,10 @@ build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from th
 	@$(PYTHON) -m build --outdir dist .
 
 extension: $(VENV)/.extension  ## the compiled part, in place; FASTPROXY_DEBUG=1 with assertions
+
+annotate: $(VENV)/.tools  ## build/core.html: which lines of ext/ call into Python (yellow)
+	@mkdir -p build
+	@$(VENV)/bin/cython -3 --annotate ext/core.pyx --output-file build/core.c
 
 clean:  ## what was built
 	rm -rf build dist ./*.egg-info fastproxy/_ext/*.so $(VENV)/.extension

@@ -9,6 +9,7 @@ import os
 import pathlib
 
 from Cython.Build import cythonize
+from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("FASTPROXY_DEBUG") == "1"
@@ -20,10 +21,14 @@ if DEBUG:
     compile_args = ["-O0", "-g", "-UNDEBUG"]
 else:
     compile_args = ["-O3", "-g0", "-fno-strict-aliasing", "-DCYTHON_WITHOUT_ASSERTIONS"]
+compile_args += ["-Wno-sign-compare"]  # Cython counts up to an enum with an int
 link_args = []
 if SANITIZE:
     compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
     link_args += [f"-fsanitize={SANITIZE}"]
+
+# Ours to mend, in the debug build: a newer Cython with new warnings must not break somebody's installation.
+Options.warning_errors = DEBUG
 
 setup(
     ext_modules=cythonize(
@@ -38,6 +43,7 @@ setup(
             )
         ],
         build_dir="build/cython",
+        quiet=True,
         compiler_directives={
             "language_level": "3",
             "binding": False,
