@@ -45,7 +45,7 @@ build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from th
 
 extension: $(VENV)/.extension  ## the compiled part, in place; FASTPROXY_DEBUG=1 with assertions
 
-annotate: $(VENV)/.tools  ## build/core.html: which lines of ext/ call into Python (yellow)
+annotate: $(VENV)/.tools  ## build/*.html: which lines of ext/ call into Python (yellow)
 	@mkdir -p build
 	@$(VENV)/bin/cython -3 --annotate ext/core.pyx --output-file build/core.c
 
