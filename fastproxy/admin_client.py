@@ -142,7 +142,10 @@ class AdminClient:
         try:
             return self._converse(method, target)
         except (OSError, http.client.HTTPException) as error:
-            why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+            if isinstance(error, OSError):
+                why = (error.strerror or str(error) or type(error).__name__).lower()
+            else:
+                why = "it does not speak http"
             raise AdminError(
                 f"admin address {self.where} cannot be reached: {why} (is fastproxy running with --admin there? "
                 "another one is named with --admin URL or FASTPROXY_ADMIN)"
