@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Two stages: a compiler and its work stay in the first, the second holds Python, the wheel and its dependencies.
 ARG PYTHON_IMAGE=python:3.12-slim
 

@@ -278,10 +278,18 @@ def test_nothing_in_the_tree_names_a_machine_or_a_registry() -> None:
         except UnicodeDecodeError:
             continue
         for number, line in enumerate(lines, 1):
-            for found in (MACHINE_PATH.search(line), REGISTRY_HOST.search(line)):
-                if found:
-                    problems.append(f"{tree.name_of(path)}:{number}: {found[0]}")
+            if found := names_what_it_must_not(line):
+                problems.append(f"{tree.name_of(path)}:{number}: {found[0]}")
     fail_on(problems)
+
+
+def test_no_commit_names_a_machine_or_a_registry() -> None:
+    problems = [f"a commit's message: {line}" for line in tree.messages() if names_what_it_must_not(line)]
+    fail_on(problems)
+
+
+def names_what_it_must_not(line: str) -> re.Match[str] | None:
+    return MACHINE_PATH.search(line) or REGISTRY_HOST.search(line)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,21 @@ def files() -> tuple[pathlib.Path, ...]:
 
 
 def tracked() -> list[str]:
+    return [name for name in ask_git("ls-files", "-z").split("\0") if name]
+
+
+def messages() -> list[str]:
+    """Every line of every commit's message; of a clone without history, what there is."""
+    return ask_git("log", "--format=%B").splitlines()
+
+
+def ask_git(*question: str) -> str:
     """Empty where git or its folder is missing or out of reach, or where git does not trust who owns it."""
     try:
-        command = ["git", "ls-files", "-z"]
-        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        answer = subprocess.run(["git", *question], cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError:
-        return []
-    return [name for name in listing.stdout.split("\0") if name] if listing.returncode == 0 else []
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""
 
 
 def walked() -> list[str]:
