@@ -143,4 +143,5 @@ def _complain(lines: Iterable[str]) -> None:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line, err=True)
+        # The name of a file may hold a line break: one problem is one line all the same.
+        click.echo("".join(character if character.isprintable() else "?" for character in line), err=True)

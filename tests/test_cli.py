@@ -70,6 +70,10 @@ def test_every_problem_of_all_sources_is_a_line(tmp_path: pathlib.Path) -> None:
     ]
 
 
+def test_the_name_of_a_file_cannot_break_a_line_in_two() -> None:
+    assert fail(2, "validate", "/no\nwhere\x1b[31m") == ["/no?where?[31m: cannot be read: no such file or directory"]
+
+
 @pytest.mark.parametrize("words", [["--store", "redis://me:hunter2@h:x"], ["--backend", "http://me:hunter2@h"]])
 def test_a_refused_url_is_not_repeated_with_its_password(words: list[str]) -> None:
     assert "hunter2" not in "".join(fail(2, "serve", *words))

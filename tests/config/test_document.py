@@ -3,9 +3,12 @@
 Files are real ones in a temporary folder. Not covered: what the settings in them mean (test_load.py).
 """
 
+import contextlib
 import pathlib
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from fastproxy.config import document
 
@@ -151,3 +154,31 @@ def test_the_configuration_of_a_virtual_server_is_told_apart() -> None:
     assert document.looks_like_vmcp({"name": "x", "groupRef": "y"})
     assert document.looks_like_vmcp({"mcpServers": {}})
     assert not document.looks_like_vmcp({"name": "x", "backend": []})
+
+
+YAML_PIECES = strategies.sampled_from(
+    [
+        *"[]{}:,-?&*!|>'\"%@`#~ \n\t",
+        "a",
+        "a: ",
+        "<<: ",
+        "*a",
+        "&a ",
+        "!!int ",
+        "!!float ",
+        "!!set ",
+        "!!binary ",
+        "1",
+        "0x",
+        ".5",
+    ]
+)
+
+
+@hypothesis.given(
+    strategies.lists(YAML_PIECES, max_size=20).map("".join), strategies.sampled_from([".yaml", ".toml", ".json", ""])
+)
+@hypothesis.settings(deadline=None, max_examples=500)
+def test_whatever_a_file_holds_is_a_document_or_malformed(text: str, suffix: str) -> None:
+    with contextlib.suppress(document.Malformed):
+        assert isinstance(document.parse(text.encode(), suffix).values, dict)

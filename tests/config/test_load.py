@@ -6,11 +6,13 @@ Files and certificates are real, the environment is a dictionary. Not covered: h
 
 import pathlib
 
+import hypothesis
 import pytest
 import trustme
+from hypothesis import strategies
 
 from fastproxy import errors
-from fastproxy.config import address, backend, document, load
+from fastproxy.config import address, backend, document, load, schema
 
 ONE = {"backend": ("http://127.0.0.1:8000",)}
 
@@ -299,3 +301,25 @@ def test_a_file_is_validated_by_itself(tmp_path: pathlib.Path) -> None:
         load.validate(write(tmp_path, "workers: 0"))
     with pytest.raises(document.Unreadable):
         load.validate(str(tmp_path / "none"))
+
+
+ANYTHING = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),
+    lambda children: strategies.lists(children) | strategies.dictionaries(strategies.text(), children),
+    max_leaves=5,
+)
+NAMES = strategies.sampled_from([name for name in schema.SETTINGS if name != "config"])
+URLS = strategies.from_regex(r"(http|dns|statefulset|redis(\+sentinel|\+cluster)?)://[a-z0-9.:@/?=&,%\[\]-]{0,40}")
+
+
+@hypothesis.given(strategies.dictionaries(NAMES, ANYTHING | strategies.lists(URLS) | URLS, max_size=4))
+@hypothesis.settings(deadline=None)
+def test_whatever_a_source_holds_comes_out_as_a_configuration_or_as_lines(values: dict[str, object]) -> None:
+    environ = {schema.SETTINGS[name].variable: value for name, value in values.items() if isinstance(value, str)}
+    for flags, variables in ((values, {}), ({}, environ)):
+        try:
+            config = load.load(flags, variables).config
+        except errors.ConfigError as error:
+            assert error.problems and all(problem.isprintable() for problem in error.problems)
+        else:
+            assert config.effective()
