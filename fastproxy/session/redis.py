@@ -24,7 +24,7 @@ from fastproxy.session import circuit, record, redis_client, redis_scan, redis_w
 
 Result = TypeVar("Result")
 
-_CONNECTIONS_MAX = 32  # per process; a thousand operations at once queue for them inside their deadline
+_CONNECTIONS_MAX = 32  # per process; more operations at once queue for them
 _PIPELINE_COMMANDS_MAX = 512  # longer ones would keep the server, and others' deadlines, waiting
 
 
@@ -191,15 +191,14 @@ class RedisStore:
         await self._serve("release", lambda: self._run(_RELEASE, key, owner))
 
     async def _serve(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
-        """The way of every operation: circuit, deadline, metrics."""
-        try:
-            self._circuit.check()
-        except errors.StoreError:
-            self.errors_total += 1
-            raise
+        """The way of every operation: circuit, slot, deadline, metrics. Only what waits for the server counts as its
+        slowness: the deadline begins with the slot, and who queued for it looks at the circuit again."""
         started = time.perf_counter()
         try:
-            result = await self._attempt(work)
+            self._circuit.check()
+            async with self._slots:
+                self._circuit.check()
+                result = await self._attempt(work)
         except errors.StoreError:
             self.errors_total += 1
             self._observe(operation, time.perf_counter() - started, False)
@@ -220,7 +219,7 @@ class RedisStore:
 
     async def _attempt(self, work: Callable[[], Awaitable[Result]]) -> Result:
         try:
-            async with asyncio.timeout(self._seconds_max), self._slots:
+            async with asyncio.timeout(self._seconds_max):
                 return await work()
         except redis_client.FAULTS as error:  # the deadline's too
             fault = redis_client.fault(error)

@@ -68,7 +68,8 @@ class SessionStore(Protocol):
         """Give the right back, if it is still ours."""
 
     def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
-        """Call `changed(key)` for each record that somebody else has changed or removed, or that has expired, within
-        a second; not for what this store object was asked to write. Call `broken()` when that knowledge is lost and
-        again when it is back: what was cached before the later call must be revalidated once. To be called once,
-        before `open`. Both callbacks are quick and never raise."""
+        """Call `changed(key)` for each record that somebody else has changed or removed, within a second, and when the
+        store notices that one has expired, which may be late: a cache minds the TTL itself. Not for what this store
+        object was asked to write. Call `broken()` when that knowledge is lost and again when it is back: what was
+        cached before the later call must be revalidated once. To be called once, before `open`. Both callbacks are
+        quick and never raise."""
