@@ -2,7 +2,6 @@
 // KIT_MODULES names the node_modules folder of the SDK. DIALECT is client_ts1 or client_ts2 beside this file.
 
 import { createRequire } from "node:module";
-import readline from "node:readline";
 
 const [dialectName, optionsText] = process.argv.slice(2);
 const options = JSON.parse(optionsText);
@@ -135,6 +134,16 @@ function answers() {
   };
 }
 
+// node:readline would end a line at U+2028 too, which JSON may hold as it is.
+async function* linesOf(stream) {
+  let left = "";
+  for await (const piece of stream.setEncoding("utf8")) {
+    const lines = (left + piece).split("\n");
+    left = lines.pop();
+    yield* lines;
+  }
+}
+
 async function main() {
   let connection;
   try {
@@ -145,7 +154,7 @@ async function main() {
   }
   say({ ready: true, protocol: connection.protocol, library: `node ${process.version}` });
   const running = new Map();
-  for await (const line of readline.createInterface({ input: process.stdin })) {
+  for await (const line of linesOf(process.stdin)) {
     const step = JSON.parse(line);
     if (step.do === "abandon") {
       running.get(step.of)?.abort("given up by the test");

@@ -20,14 +20,15 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
-CACHE = CHECKOUT / ".cache" / "kit"
+CHECKOUT = pathlib.Path(__file__).resolve().parents[3]
+CACHE = pathlib.Path(
+    os.environ.get("KIT_CACHE", CHECKOUT / ".cache" / "kit")
+)  # KIT_CACHE: one cache for several checkouts
 INSTALL_SECONDS_MAX = 600.0  # the inspector pulls several hundred packages; a cold registry mirror is slow
 
 
@@ -202,24 +203,3 @@ def _lock(what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def main(arguments: list[str]) -> int:
-    failures = 0
-    for what in arguments or list(RECIPES):
-        begun = time.monotonic()
-        try:
-            made = provision(what)
-        except Unprovisioned as error:
-            failures += 1
-            print(f"kit: {error}", file=sys.stderr)
-            continue
-        if made:
-            print(f"kit: {what} installed in {time.monotonic() - begun:.0f} s")
-        else:
-            print(f"kit: {what} ready")
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
