@@ -82,8 +82,7 @@ def run_scenario(
     run = _run_held if scenario.holds else _run_one_by_one
     rounds = run(scenario, chosen, plan, tools, skipped)
     load: dict[str, float | str] = {"sessions": _sessions(scenario, plan)}
-    load |= {"rounds": plan.rounds, "seconds": plan.seconds}
-    load |= msgspec.structs.asdict(scenario.layout)
+    load |= msgspec.to_builtins(scenario.layout)
     return report.conclude(name, scenario.about, load, rounds, skipped)
 
 
@@ -153,6 +152,8 @@ def _sessions(scenario: scenarios.Scenario, plan: scenarios.Plan) -> int:
 def _unfit(rival: Rival, scenario: scenarios.Scenario, tools: build.Tools) -> str | None:
     if scenario.needs and scenario.needs not in rival.abilities:
         return f"has no {scenario.needs} here"
+    if rival.of_events and not scenario.of_events:
+        return "no events here: nothing that its twin does not show"
     if scenario.of_sessions and not rival.remembers:
         return "holds no memory per session"
     if scenario.layout.tls and not tools.tls:

@@ -61,6 +61,8 @@ def conclude(
 
 
 def format_table(result: ScenarioResult) -> str:
+    if not result.medians:
+        return "\n".join([f"\n{result.name}: nothing was measured", *_format_skipped(result)])
     shown = [name for name in COLUMNS if any(name in values for values in result.medians.values())]
     yardsticks = [name for name in YARDSTICKS if any(name in ratios for ratios in result.ratios.values())]
     rows = [["proxy", *(COLUMNS[name][0] for name in shown), *(f"× {name}" for name in yardsticks)]]
@@ -76,8 +78,15 @@ def format_table(result: ScenarioResult) -> str:
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
         )
-    lines += [f"skipped {proxy}: {reason}" for proxy, reason in result.skipped.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_format_skipped(result)])
+
+
+def _format_skipped(result: ScenarioResult) -> list[str]:
+    """One line per reason, with all the proxies that share it."""
+    by_reason: dict[str, list[str]] = {}
+    for proxy, reason in result.skipped.items():
+        by_reason.setdefault(reason, []).append(proxy)
+    return [f"skipped {', '.join(proxies)}: {reason}" for reason, proxies in by_reason.items()]
 
 
 def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
@@ -108,6 +117,4 @@ def _cell(value: float | None, divisor: float, decimals: int) -> str:
 
 
 def _format_load(load: dict[str, float | str]) -> str:
-    return ", ".join(
-        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in load.items()
-    )
+    return f"{load['sessions']:,} sessions, {load['connections']} connections, {load['body_bytes']:,} bytes asked"

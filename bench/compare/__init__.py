@@ -11,6 +11,7 @@ RIVALS: dict[str, Rival] = {
     for rival in (
         fastproxy.RIVAL,
         haproxy.STICK,
+        haproxy.NODELAY,
         haproxy.HASH,
         nginx.HASH,
         envoy.HASH,

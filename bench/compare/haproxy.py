@@ -1,6 +1,8 @@
 """HAProxy, one thread: the stick table that learns the session id, and the hash of the header.
 
-`abortonclose` is on: without it, streams stay open at the backend after their clients have gone.
+`abortonclose` is on: without it, streams stay open at the backend after their clients have gone. `haproxy-nodelay`
+is the stick table with `option http-no-delay`: without that, HAProxy holds an event back for up to 200 ms in the
+hope of more to send with it, which is cheap, and not what anybody wants who reads events.
 """
 
 from bench.compare.rival import SESSIONS_MAX, Place, Rival, find_program, first_line
@@ -10,6 +12,9 @@ STICKY = f"""
     stick store-response res.hdr(mcp-session-id)
     stick match req.hdr(mcp-session-id)
     balance roundrobin
+"""
+NO_DELAY = """
+    option http-no-delay
 """
 HASHED = """
     balance hdr(mcp-session-id)
@@ -44,7 +49,7 @@ listen mcp
     return [str(find_program("haproxy")), "-db", "-f", str(place.directory / "haproxy.cfg")]
 
 
-def _rival(name: str, choice: str, *, learns: bool) -> Rival:
+def _rival(name: str, choice: str, *, learns: bool, of_events: bool = False) -> Rival:
     return Rival(
         name=name,
         start=lambda place: _start(place, choice),
@@ -53,9 +58,11 @@ def _rival(name: str, choice: str, *, learns: bool) -> Rival:
         hint="apt-get install haproxy",
         learns=learns,
         remembers=learns,
+        of_events=of_events,
         abilities=frozenset({"tls", "workers"}),
     )
 
 
 STICK = _rival("haproxy-stick", STICKY, learns=True)
 HASH = _rival("haproxy-hash", HASHED, learns=False)
+NODELAY = _rival("haproxy-nodelay", STICKY + NO_DELAY, learns=True, of_events=True)

@@ -41,6 +41,8 @@ class Rival(msgspec.Struct, frozen=True):
     """It remembers which replica issued a session; without, stickiness is not to be expected."""
     remembers: bool = True
     """It holds memory per session (Envoy's stateful session puts the address into the id instead)."""
+    of_events: bool = False
+    """A variant that differs only where events are streamed."""
     abilities: frozenset[str] = frozenset()
     """Of `tls`, `workers`, `redis`."""
 
