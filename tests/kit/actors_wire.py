@@ -297,18 +297,19 @@ class ScriptedBackend:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(reader, writer)
         self.connections.append(connection)
+        task = asyncio.create_task(self._run(connection), name=f"script {len(self.connections)}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, connection: Connection) -> None:
         try:
             await self.script(connection)
         except Exception as error:  # the script is the test's; what it raises is told at the end
             self.failures.append(error)
         finally:
-            self._tasks.discard(task)
             await connection.close()
 
 

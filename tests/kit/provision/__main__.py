@@ -1,4 +1,4 @@
-"""`python -m tests.kit.provision [WHAT…]`: install what is named, or everything; one line each; exit 1 if something failed."""
+"""`python -m tests.kit.provision [WHAT…]`: install what is named, or everything; exit 1 if something failed."""
 
 import sys
 import time
