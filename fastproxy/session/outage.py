@@ -13,9 +13,10 @@ A write that was cut short may have happened; so a conflict with the very record
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 import msgspec
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Ten thousand records of about 1 KB; an outage longer than that many new sessions is no longer a passing one.
 PENDING_MAX = 10_000
 _CLOSE_SECONDS_MAX = 2.0
+_WRITES_AT_ONCE = 32  # as many as RedisStore has connections
 _AWAY = (errors.StoreUnavailable, errors.StoreRefused)
 _PAGE_OF_PENDING = "pending:"
 _PAGE_OF_INNER = "stored:"
@@ -245,16 +247,17 @@ class OutageBuffer:
 
     async def _write_all(self) -> None:
         while self.pending:
-            for key, session_id in list(self._deleted.items()):
-                await self._inner.delete(session_id)
-                del self._deleted[key]
-            for key in list(self._created):
-                if self._deleted:
-                    break
-                if self._find(key) is not None:
-                    await self._write_created(key, self._created[key])
+            while self._deleted:
+                await _all_of(self._write_deleted(key) for key in _first(self._deleted))
+            await _all_of(self._write_created(key, self._created[key]) for key in _first(self._created))
+
+    async def _write_deleted(self, key: str) -> None:
+        await self._inner.delete(self._deleted[key])
+        del self._deleted[key]
 
     async def _write_created(self, key: str, created: _Created) -> None:
+        if self._find(key) is not created:
+            return  # expired
         session = created.session
         try:
             if created.written_generation:
@@ -279,6 +282,17 @@ class OutageBuffer:
         if held is None or held.created_at != session.created_at or held.generation > session.generation:
             return False
         return held == session or await self._inner.update(session, expected_generation=held.generation)
+
+
+def _first(pending: Iterable[str]) -> list[str]:
+    return list(itertools.islice(pending, _WRITES_AT_ONCE))
+
+
+async def _all_of(writes: Iterable[Coroutine[object, object, None]]) -> None:
+    """Each of them to its end; then the first failure, if any."""
+    for outcome in await asyncio.gather(*writes, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _ignore(key: str) -> None:

@@ -128,7 +128,7 @@ class RedisStore:
             prefix=self._prefix,
             changed=changed,
             broken=broken,
-            suspect=self._circuit.suspect,
+            breaker=self._circuit,
         )
 
     async def create(self, session: record.SessionRecord) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import redis.asyncio
 
-from fastproxy.session import redis_client, tracking
+from fastproxy.session import circuit, redis_client, tracking
 
 _NODES_LOOK_SECONDS = 1.0
 
@@ -84,7 +84,7 @@ class Watch:
         prefix: str,
         changed: Callable[[str], None],
         broken: Callable[[], None],
-        suspect: Callable[[], None],
+        breaker: circuit.Circuit,
     ) -> None:
         self._echoes = echoes
         self._address = address
@@ -93,7 +93,7 @@ class Watch:
         self._prefix_bytes = prefix.encode()
         self._changed = changed
         self._broken = broken
-        self._suspect = suspect
+        self._breaker = breaker
         self._trackers: dict[tuple[str, int] | None, tracking.Tracker] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -122,7 +122,12 @@ class Watch:
     def _follow(self, node: tuple[str, int] | None, locate: tracking.Locate) -> None:
         if node not in self._trackers:
             self._trackers[node] = tracking.Tracker(
-                self._address, locate=locate, prefix=self._prefix, changed=self._hear, broken=self._lose
+                self._address,
+                locate=locate,
+                prefix=self._prefix,
+                changed=self._hear,
+                broken=self._lose,
+                in_vain=self._stay_blind,
             )
 
     async def _locate_only_host(self) -> tuple[str, int]:
@@ -155,7 +160,11 @@ class Watch:
 
     def _lose(self) -> None:
         self._broken()
-        self._suspect()
+        self._breaker.suspect()
+
+    def _stay_blind(self) -> None:
+        if self._breaker.fault is None:
+            self._broken()  # others may be writing to a store that serves
 
 
 def _locate(node: tuple[str, int]) -> tracking.Locate:

@@ -9,8 +9,8 @@ the five commands it needs itself, over asyncio streams and hiredis' own RESP3 r
 
 What it must never do is be silent about a gap. Whatever ends a connection (end of file, a reset, a peer that does not
 answer a ping) is reported at once through `broken`, and again when tracking is on anew. Where tracking can't be had at
-all (a server before Redis 6, an ACL without `+client|tracking`) each vain attempt is reported too, at most a second
-apart, so that the cache in front is revalidated every second instead.
+all (a server before Redis 6, an ACL without `+client|tracking`) each attempt in vain is reported too, at most a second
+apart, so that the cache in front can be revalidated every second instead.
 """
 
 import asyncio
@@ -41,7 +41,8 @@ class _Refused(Exception):
 
 
 class Tracker:
-    """Follows one node for ever; `broken` and `changed` are called on the loop, `changed` with the key's name."""
+    """Follows one node for ever. `changed` is called with a key's name; `broken` when tracking has ended, when it has
+    begun, and when all has changed; `in_vain` after an attempt that did not even begin."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Tracker:
         prefix: str,
         changed: Callable[[bytes], None],
         broken: Callable[[], None],
+        in_vain: Callable[[], None],
     ) -> None:
         self.tracking = False
         self._address = address
@@ -58,6 +60,7 @@ class Tracker:
         self._prefix = prefix
         self._changed = changed
         self._broken = broken
+        self._in_vain = in_vain
         self._complaint = ""
         self._task = asyncio.create_task(self._follow_for_ever(), name="session-store-tracking")
 
@@ -80,7 +83,9 @@ class Tracker:
             if self.tracking:
                 self.tracking = False
                 pause_seconds = circuit.BACKOFF_SECONDS_MIN
-            self._broken()
+                self._broken()
+            else:
+                self._in_vain()
             await asyncio.sleep(max(least_seconds, circuit.jittered(pause_seconds)))
             pause_seconds = min(2 * pause_seconds, circuit.BACKOFF_SECONDS_MAX)
 
