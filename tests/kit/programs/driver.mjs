@@ -72,12 +72,13 @@ function switchingFetch(targets, seed) {
 }
 
 function describe(error) {
+  const isHttp = error?.constructor?.name === "StreamableHTTPError"; // of SDK 1.x: its code is the HTTP status
   return {
     type: error?.constructor?.name ?? typeof error,
     message: String(error?.message ?? error),
-    code: typeof error?.code === "number" ? error.code : null,
+    code: typeof error?.code === "number" && !isHttp ? error.code : null,
     data: error?.data ?? null,
-    status: error?.status ?? error?.data?.status ?? null,
+    status: isHttp ? error.code : error?.status ?? error?.data?.status ?? null,
   };
 }
 
