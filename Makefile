@@ -68,10 +68,10 @@ $(VENV)/.tools: pyproject.toml $(VENV)/.created
 
 $(VENV)/.test $(VENV)/.demo: $(VENV)/.%: pyproject.toml $(VENV)/.tools
 	@echo "make: installing fastproxy[$*] into $(VENV)"
-	@$(PIP) install --no-build-isolation --editable '.[$*]'
+	@FASTPROXY_WITHOUT_EXTENSION=1 $(PIP) install --no-build-isolation --editable '.[$*]'
 	@touch $@
 
-$(VENV)/.extension: $(EXTENSION_SOURCES) setup.py build/.flags $(VENV)/.tools
+$(VENV)/.extension: $(EXTENSION_SOURCES) setup.py build/.flags | $(VENV)/.tools
 	@sh .ci/preflight compiler $(PYTHON)
 	@echo "make: compiling ext/"
 	@$(PYTHON) setup.py --quiet build_ext --inplace $(shell cmp -s build/.flags build/.flags.built || echo --force)
