@@ -34,10 +34,10 @@ class Circuit:
         self._told = False  # somebody who reads logs
 
     def check(self) -> None:
-        """Raise what is known against asking the store at all."""
+        """StoreUnavailable: there is no use in asking the store."""
         if self.fault is not None:
             self.suspect()
-            raise type(self.fault)(str(self.fault))
+            raise errors.StoreUnavailable(str(self.fault))
 
     def serve(self) -> None:
         """The store has answered."""

@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 PENDING_MAX = 10_000
 _CLOSE_SECONDS_MAX = 2.0
 _WRITES_AT_ONCE = 32  # as many as RedisStore has connections
-_AWAY = (errors.StoreUnavailable, errors.StoreRefused)
 _PAGE_OF_PENDING = "pending:"
 _PAGE_OF_INNER = "stored:"
 
@@ -87,7 +86,7 @@ class OutageBuffer:
     async def close(self) -> None:
         await self._stop_writing()
         if self.pending and self._inner.available:
-            with contextlib.suppress(TimeoutError, *_AWAY):
+            with contextlib.suppress(TimeoutError, errors.StoreUnavailable):
                 async with asyncio.timeout(_CLOSE_SECONDS_MAX):
                     await self._write_all()
         if self.pending:
@@ -111,7 +110,7 @@ class OutageBuffer:
         if key not in self._deleted:
             try:
                 return await self._inner.create(session)
-            except _AWAY as error:
+            except errors.StoreUnavailable as error:
                 self._check_room(error)
         self._created[key] = _Created(session, self._clock() + self._ttl_seconds)
         self._write_soon()
@@ -145,7 +144,7 @@ class OutageBuffer:
         if created is None:
             try:
                 return await self._inner.delete(session_id)
-            except _AWAY as error:
+            except errors.StoreUnavailable as error:
                 self._check_room(error)
         else:
             del self._created[key]
@@ -239,7 +238,7 @@ class OutageBuffer:
                 pending_most = max(pending_most, self.pending)
                 try:
                     await self._write_all()
-                except _AWAY:
+                except errors.StoreUnavailable:
                     await asyncio.sleep(circuit.jittered(2 * circuit.BACKOFF_SECONDS_MIN))
             logger.info("store=caught_up pending_most=%d lost=%d", pending_most, self.lost_total - lost_before)
         finally:

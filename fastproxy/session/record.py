@@ -110,6 +110,11 @@ def moved(
     )
 
 
+def renamed(session: SessionRecord, *, session_id: str, backend_session_id: str) -> SessionRecord:
+    """A new session's record under an id of the proxy's own, since the backend's is taken or can't be used."""
+    return msgspec.structs.replace(session, session_id=session_id, backend_session_id=backend_session_id)
+
+
 def timestamp(unix_seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, the form of `created_at` and `updated_at`."""
     moment = datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC)

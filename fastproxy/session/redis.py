@@ -97,7 +97,7 @@ class RedisStore:
 
     @property
     def fault(self) -> errors.StoreError | None:
-        """Why it is not available."""
+        """Why it is not available: StoreRefused when somebody has to do something about it."""
         return self._circuit.fault
 
     async def open(self) -> None:
@@ -225,7 +225,8 @@ class RedisStore:
             fault = redis_client.fault(error)
             if redis_client.is_away(error):
                 self._circuit.trip(fault)
-            raise fault from error
+            # Whoever asks while the proxy runs can only wait, whatever the reason; `fault` tells the owner which.
+            raise errors.StoreUnavailable(str(fault)) from error
 
     async def _find_fault(self, work: Callable[[], Awaitable[None]]) -> errors.StoreError | None:
         """What an attempt outside of the circuit meets."""

@@ -141,6 +141,8 @@ def fault(error: Exception) -> errors.StoreError:
             return _refused(f"it does not speak the Redis protocol: {error}", "check host and port of --store")
         case TimeoutError() | redis.exceptions.TimeoutError():
             return errors.StoreUnavailable("session store did not answer in time")
+        case redis.asyncio.sentinel.MasterNotFoundError():
+            return errors.StoreUnavailable("session store is away: no Sentinel knows a master that is up")
         case redis.exceptions.ConnectionError() | redis.exceptions.ReadOnlyError() | OSError():
             return errors.StoreUnavailable(f"session store is away: {_clip(error)}")
         case redis.exceptions.ClusterError() | redis.exceptions.TryAgainError() | redis.exceptions.OutOfMemoryError():

@@ -1,8 +1,9 @@
 """The port behind which sessions are kept, and its promises. Every implementation passes tests/contracts.
 
-All methods raise StoreUnavailable when the store does not answer within its deadline (at once while it is known to be
-away), StoreRefused when it answers that it will not serve us. `key` below is `record.store_key(session_id)`: what
-names a session in stores and tables. No store writes a session id into a log.
+All methods raise StoreUnavailable when the store does not serve: it does not answer within its deadline (fails at once
+while it is known to be away), or has begun to refuse us. Only `open` tells a refusal apart, as StoreRefused.
+`key` below is `record.store_key(session_id)`: what names a session in stores and tables. No store writes a session id
+into a log.
 """
 
 from collections.abc import Callable, Sequence

@@ -190,7 +190,8 @@ class RedisSentinel(actors.Process):
         configuration.write_text(
             f"port {self.port}\nbind {HOST}\ndir {self.folder}\n"
             f"sentinel monitor {self.SERVICE} {HOST} {self.master.port} 1\n"
-            f"sentinel down-after-milliseconds {self.SERVICE} 500\n"
+            # Shorter, and a busy test machine fails over by itself.
+            f"sentinel down-after-milliseconds {self.SERVICE} 2000\n"
             f"sentinel failover-timeout {self.SERVICE} 2000\n"
         )
         super().__init__("sentinel", [program, str(configuration), "--sentinel"])

@@ -266,7 +266,7 @@ async def test_credentials_that_are_withdrawn_later_are_a_refusal_until_they_are
         server.execute("ACL", "SETUSER", "proxy", "off")
         server.execute("CLIENT", "KILL", "USER", "proxy")
         await eventually(lambda: isinstance(watched.store.fault, errors.StoreRefused), seconds_max=1.0)
-        with pytest.raises(errors.StoreRefused, match="WRONGPASS"):
+        with pytest.raises(errors.StoreUnavailable, match="WRONGPASS"):
             await watched.store.load("s-1")
         server.execute("ACL", "SETUSER", "proxy", "on")
         await eventually(lambda: watched.store.available, seconds_max=BACK_SECONDS_MAX)
