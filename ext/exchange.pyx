@@ -90,6 +90,7 @@ cdef class Exchange:
     cdef Buffer held
     cdef uint8_t answer_kind
     cdef bint answer_done
+    cdef bint head_sent              # before its body, on the story's word
     cdef bint reframe                # chunks are decoded and made anew
     cdef bint bare                   # reframe for a client of HTTP/1.0: no chunks at all
     cdef bint streaming              # counted as an open stream
@@ -177,6 +178,42 @@ cdef class Exchange:
         return self.body_kind != B_NONE
 
     @property
+    def body(self):
+        """(bytes, whole): what is kept of the request's body."""
+        cdef char* p
+        cdef Py_ssize_t n = buffer_size(&self.kept)
+        if self.fast and self.client is not None and self.client.inbox.data != NULL:
+            p = <char*>(self.client.inbox.data + self.client.inbox.start + self.head_size)
+            return p[:self.body_left], True
+        return (self.kept.data[self.kept.start:self.kept.start + n] if n else b""), bool(self.body_done and not self.kept_lost)
+
+    @property
+    def endpoint_index(self):
+        """The same replica by its index; -1 before there is one."""
+        return self.endpoint.index if self.endpoint is not None else -1
+
+    @property
+    def session(self):
+        """The session id of a request in the fast lane; None otherwise."""
+        cdef char* p
+        if not self.fast or self.client is None or self.client.inbox.data == NULL:
+            return None
+        p = <char*>(self.client.inbox.data + self.client.inbox.start + self.session_at)
+        return p[:self.session_size].decode("ascii")
+
+    @property
+    def awaits_continue(self):
+        """The client waits for 100 Continue before it sends its body."""
+        return bool(self.expects)
+
+    @property
+    def body_length(self):
+        """Bytes of the body that the head promised; None when it is chunked."""
+        if self.body_kind == B_CHUNKED:
+            return None
+        return self.body_seen + self.body_left
+
+    @property
     def client_here(self):
         return self.client is not None
 
@@ -198,7 +235,7 @@ cdef class Exchange:
     # ---- the story's verbs
 
     cdef object wait_for(self, int what, Py_ssize_t size):
-        if self.waiter is not None:
+        if self.waiter is not None and not self.waiter.done():
             raise RuntimeError("one wait at a time")
         self.waiter = self.reactor.loop.create_future()
         self.wait = <uint8_t>what
@@ -231,8 +268,10 @@ cdef class Exchange:
         self.pump_request()
         return future
 
-    def forward(self, Upstream upstream not None, int rule=S_KEEP, bytes session=b""):
+    def forward(self, Upstream upstream not None, int rule=S_KEEP, bytes session=b"", bytes target=None):
         """Give the request to a backend: future of its AnswerHead, UpstreamLost, or ExchangeOver.
+
+        `rule` says what becomes of Mcp-Session-Id; `target` takes the place of the request's own.
 
         After an UpstreamLost, or an answer that was dropped, it can be forwarded again while `may_repeat`.
         """
@@ -248,7 +287,7 @@ cdef class Exchange:
             raise RuntimeError("the body is gone")
         head = self.scan()
         p = self.head_bytes(&size)
-        build_request(out, p, head, self.client, upstream.endpoint, rule, session, PyBytes_GET_SIZE(session))
+        build_request(out, p, head, self.client, upstream.endpoint, rule, session, PyBytes_GET_SIZE(session), target)
         future = self.wait_for(W_HEAD, 0)
         self.attach(upstream)
         self.send_kept(out)
@@ -292,6 +331,20 @@ cdef class Exchange:
         self.phase = P_STORY
         self.status = 0
 
+    def send_head(self, int rule=S_KEEP, bytes session=b""):
+        """Let the answer's head go, and keep its body back until `relay`; `inspect` may look at it in between."""
+        cdef Head* head = &self.reactor.answer_head
+        cdef Buffer* out = &self.reactor.out
+        self.must_live()
+        if self.phase != P_HEAD or self.head_sent:
+            raise RuntimeError("no head to send")
+        scan_response_head(self.answer_head.data, buffer_size(&self.answer_head), head)
+        self.reframe = True
+        self.begin_answer(out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
+        self.head_sent = True
+        self.phase = P_HEAD
+        self.flush_answer(out)
+
     def relay(self, int rule=S_KEEP, bytes session=b""):
         """Let the answer flow to the client, from its head on. It ends without the story."""
         cdef Head* head = &self.reactor.answer_head
@@ -299,8 +352,10 @@ cdef class Exchange:
         self.must_live()
         if self.phase != P_HEAD:
             raise RuntimeError("no answer to relay")
-        scan_response_head(self.answer_head.data, buffer_size(&self.answer_head), head)
-        self.begin_answer(out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
+        if not self.head_sent:
+            scan_response_head(self.answer_head.data, buffer_size(&self.answer_head), head)
+            self.begin_answer(out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
+        self.phase = P_POUR
         buffer_free(&self.answer_head)
         if self.on_end is None and not self.reactor.logs_access:
             buffer_free(&self.head)  # an event stream may live for hours
@@ -533,7 +588,7 @@ cdef class Exchange:
     cdef int refuse(self, int status, const char* reason) except -1:
         """The relay's own word about a request that is broken half-way."""
         cdef Client client = self.client
-        cdef bint speak = self.phase <= P_HEAD and client is not None
+        cdef bint speak = self.phase <= P_HEAD and not self.head_sent and client is not None
         if not speak or client is None:
             self.finish("refused", True)
             return 0

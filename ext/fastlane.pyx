@@ -74,7 +74,7 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     exchange.session_at = field.value
     exchange.session_size = field.value_length
     reactor.fast_requests += 1
-    build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0)
+    build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0, None)
     if buffer_put(out, p + head.size, head.length) < 0:
         raise MemoryError
     exchange.attach(upstream)
@@ -113,3 +113,12 @@ cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:
     exchange.begin_answer(&reactor.out, p, head, rule, session, exchange.session_size)
     buffer_skip(&exchange.upstream.inbox, head.size)
     return exchange.pump_answer()
+
+
+SESSION_KEEP = <int>S_KEEP
+SESSION_STRIP = <int>S_STRIP
+SESSION_SET = <int>S_SET
+CONFIRMED = <int>FLAG_CONFIRMED
+MAPPED = <int>FLAG_MAPPED
+SSE = <int>FLAG_SSE
+HASHED = <int>FLAG_HASHED

@@ -81,7 +81,7 @@ cdef void _put_forwarded(Buffer* out, const char* p, Head* head, Client client) 
 
 
 cdef int build_request(Buffer* out, const char* p, Head* head, Client client, Endpoint endpoint,
-                       int rule, const char* session, Py_ssize_t session_length) except -1:
+                       int rule, const char* session, Py_ssize_t session_length, bytes target) except -1:
     """The head for the backend at the end of `out`. Framing: the client's Content-Length, or chunked when it was."""
     cdef Py_ssize_t authority = PyBytes_GET_SIZE(endpoint.authority), prefix = PyBytes_GET_SIZE(endpoint.prefix)
     cdef Py_ssize_t run, n
@@ -89,12 +89,16 @@ cdef int build_request(Buffer* out, const char* p, Head* head, Client client, En
     cdef Field* field
     cdef uint8_t name
     # The client's head once more for what the Forwarded lines may repeat of it, and the fixed words.
-    if buffer_room(out, 2 * <Py_ssize_t>head.size + authority + prefix + session_length + 512) < 0:
+    if buffer_room(out, 2 * <Py_ssize_t>head.size + authority + prefix + session_length + 512
+                   + (0 if target is None else PyBytes_GET_SIZE(target))) < 0:
         raise MemoryError
     put(out, p + head.start, head.method_length + 1)
     if prefix and p[head.target] == c'/':
         put(out, PyBytes_AS_STRING(endpoint.prefix), prefix)
-    put(out, p + head.target, head.target_length)
+    if target is None:
+        put(out, p + head.target, head.target_length)
+    else:
+        put(out, PyBytes_AS_STRING(target), PyBytes_GET_SIZE(target))
     put(out, b" HTTP/1.1\r\nHost: ", 17)
     put(out, PyBytes_AS_STRING(endpoint.authority), authority)
     put(out, b"\r\n", 2)

@@ -1,0 +1,90 @@
+"""The envelope of a JSON-RPC message: method, id, and the params of an `initialize`. Nothing else of a body is decoded.
+
+A body that is no single JSON object (a batch, text, anything) has no envelope; the backend judges it, not the proxy.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """`id` is the id's own JSON text, None without one, with null, or with one that JSON-RPC does not know."""
+
+    method: str | None
+    id: bytes | None
+
+    @property
+    def is_request(self) -> bool:
+        """Does somebody wait for an answer to it?"""
+        return self.method is not None and self.id is not None
+
+
+class _Wire(msgspec.Struct, gc=False):
+    method: msgspec.Raw | None = None
+    id: msgspec.Raw | None = None
+
+
+class _Initialize(msgspec.Struct, gc=False):
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class _Outcome(msgspec.Struct, gc=False):
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Wire)
+_initialize_decoder = msgspec.json.Decoder(_Initialize)
+_outcome_decoder = msgspec.json.Decoder(_Outcome)
+
+
+def read(body: bytes) -> Envelope | None:
+    """The envelope of a body that is a JSON object, else None."""
+    try:
+        wire = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    method = None
+    if wire.method is not None and bytes(wire.method)[:1] == b'"':
+        method = msgspec.json.decode(wire.method, type=str)
+    raw = bytes(wire.id) if wire.id is not None else b""
+    return Envelope(method, raw if raw[:1] == b'"' or raw[:1] in b"-0123456789" and raw else None)
+
+
+def initialize_params(body: bytes) -> dict[str, Any]:
+    """The params of an `initialize`; empty when they are not an object."""
+    try:
+        return _initialize_decoder.decode(body).params
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def outcome(message: bytes) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """(result, error) of a JSON-RPC answer; (None, None) when it is none."""
+    try:
+        found = _outcome_decoder.decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None
+    return found.result, found.error
+
+
+def event_messages(stream: bytes) -> list[bytes]:
+    """The data of each whole event in the beginning of an event stream (WHATWG HTML §9.2.6)."""
+    text = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    messages = []
+    for event in text.split(b"\n\n")[:-1]:
+        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+        if lines:
+            messages.append(b"\n".join(lines))
+    return messages
+
+
+def endpoint_of(event: bytes) -> bytes | None:
+    """The URI in the `endpoint` event of legacy HTTP+SSE, None when this is another event."""
+    text = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    lines = text.split(b"\n")
+    if not any(line.removeprefix(b"event:").strip() == b"endpoint" for line in lines if line.startswith(b"event:")):
+        return None
+    data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+    return b"\n".join(data) if data else None

@@ -1,0 +1,247 @@
+"""The data plane of one process, built from a configuration: relay, book, replicas and story, introduced to each other.
+
+Nothing is listened to and no store is asked before `open`. server.py owns the process around it: signals, ports, drain.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastproxy import errors
+from fastproxy._ext import core
+from fastproxy.config import backend, schema
+from fastproxy.proxy import dialer, dialogue, guard, opening, recovery, story, tasks
+from fastproxy.routing import backends, policy
+from fastproxy.session import book, memory, outage, record, redis, redis_client, store
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 1.0  # between two tries to reach a replica that failed
+DIALOGUE_SECONDS_MAX = 10.0  # for one request of our own to a backend
+SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
+
+
+class Plane:
+    """Everything that answers requests. `lifecycle`: starting, serving, draining."""
+
+    def __init__(self, config: schema.ServeConfig, observe: store.Observer) -> None:
+        self.config = config
+        self.lifecycle = "starting"
+        self.store_answered = False
+        self.drain: Callable[[], None] = lambda: None  # the server's
+        self.tasks = tasks.Tasks()
+        loop = asyncio.get_running_loop()
+        in_memory = config.store.kind == "memory"
+        self.sessions = make_store(config, observe)
+        # memory: evicts nothing, so the table in front of it must hold as many; some more for what expires lazily.
+        capacity = config.max_sessions + 1024 if in_memory else config.cache_sessions
+        self.reactor = core.Reactor(
+            loop,
+            None,
+            core.RouteTable(capacity),
+            header_seconds=config.header_timeout,
+            body_seconds=config.body_timeout,
+            idle_seconds=config.idle_timeout,
+            connect_seconds=config.connect_timeout,
+            response_seconds=config.response_timeout,
+            spare_seconds=SPARE_SECONDS_MAX,
+        )
+        self.reactor.head_bytes_max = config.max_header
+        self.reactor.body_bytes_max = config.max_body
+        self.reactor.replay_bytes_max = config.replay_body
+        self.reactor.fast_lane = config.fast_lane
+        self.reactor.logs_access = config.access_log
+        self.endpoints: dict[int, core.Endpoint] = {}
+        self._backend_tls: ssl.SSLContext | None = None
+        self.backends = backends.Backends(config.policy, self._load_of, self._add_endpoint)
+        self.backends.apply(expand(config.backend))
+        self.book = book.Book(
+            self.reactor.table,
+            self.sessions,
+            ttl_seconds=config.session_ttl,
+            clock=lambda: self.reactor.now_seconds,
+            locate=self._locate,
+            start_task=self.tasks.start,
+        )
+        self.reactor.ttl_seconds = self.book.ttl_seconds
+        self.reactor.touch_seconds = self.book.touch_seconds
+        self.dialer = dialer.Dialer(self.reactor, clock=time.monotonic)
+        self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
+        self.opening = opening.Opening(self.book, self.backends, self.recovery, room=self._has_room)
+        self.guard = guard.Guard(
+            hosts=config.allowed_host,
+            origins=config.allowed_origin,
+            loopback=guard.is_loopback(config.listen.host),
+            scheme="https" if config.tls_cert else "http",
+        )
+        self.story = story.Story(
+            reactor=self.reactor,
+            gate=self.guard,
+            sessions=self.book,
+            replicas=self.backends,
+            dial=self.dialer,
+            rescue=self.recovery,
+            opener=self.opening,
+            on_backend_loss=config.on_backend_loss,
+            response_seconds=config.response_timeout,
+            on_failure=self._replica_failed,
+            endpoint_of=self.endpoint,
+            start_task=self.tasks.start,
+        )
+
+    @property
+    def recoveries(self) -> dict[tuple[str, str], int]:
+        """How often sessions were recovered, by (reason, outcome)."""
+        return self.recovery.counts
+
+    @property
+    def connects(self) -> dict[tuple[str, str], int]:
+        """How often replicas were connected to, by (url, outcome)."""
+        return self.dialer.connects
+
+    async def open(self) -> None:
+        """Ask the store. StoreRefused: it will not serve us. Away: we begin all the same, and are not ready."""
+        try:
+            await self.sessions.open()
+            self.store_answered = True
+        except errors.StoreUnavailable as error:
+            logger.warning("session store is away: reason=%s", error)
+            self.tasks.start(self._await_store(), name="await the store")
+        self.tasks.start(self.book.keep_in_use(self._sessions_in_use), name="keep sessions in use")
+        self.tasks.start(self._probe_failed(), name="probe failed replicas")
+
+    async def _await_store(self) -> None:
+        while not self.store_answered:
+            await asyncio.sleep(0.2)
+            self.store_answered = self.sessions.available
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self.tasks.stop()
+        self.reactor.close()
+        await self.sessions.close()
+
+    # ---- replicas
+
+    def endpoint(self, index: int) -> core.Endpoint:
+        """The relay's end of a replica."""
+        return self.endpoints[index]
+
+    def _add_endpoint(self, static: backend.StaticBackend) -> int:
+        tls = self._tls_for_backends() if static.scheme == "https" else None
+        authority = static.url.partition("://")[2].encode("ascii")
+        endpoint = self.reactor.add_endpoint(
+            static.url, static.pod, authority, static.path.encode("ascii"), static.host, static.port, tls
+        )
+        self.endpoints[endpoint.index] = endpoint
+        return endpoint.index
+
+    def _tls_for_backends(self) -> ssl.SSLContext:
+        if self._backend_tls is None:
+            self._backend_tls = ssl.create_default_context(cafile=self.config.backend_ca)
+        return self._backend_tls
+
+    def _load_of(self, replica: backends.Replica) -> policy.Load:
+        return policy.Load(self.reactor.table.count(replica.index), self.endpoints[replica.index].in_flight)
+
+    def _locate(self, session: record.SessionRecord) -> int | None:
+        replica = self.backends.find(session.backend_url, session.backend_pod)
+        return None if replica is None else replica.index
+
+    def _replica_failed(self, replica: backends.Replica, error: str) -> None:
+        if replica.state == "live":
+            logger.warning("replica failed: backend=%s reason=%s", replica.url, error)
+        self.backends.failed(replica, error)
+        self.endpoints[replica.index].close_spares()
+
+    async def _probe_failed(self) -> None:
+        """For ever: try the replicas that failed, so that they get new sessions again once they answer."""
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.gather(*(self._probe(r) for r in self.backends.all() if r.state == "failed"))
+
+    async def _probe(self, replica: backends.Replica) -> None:
+        with contextlib.suppress(dialer.Unreachable):
+            self.reactor.give_back(await self.dialer.connect(self.endpoints[replica.index], fresh=True))
+            self.backends.answered(replica)
+            logger.info("replica answers again: backend=%s", replica.url)
+
+    async def ask(
+        self, replica: backends.Replica, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes
+    ) -> dialogue.Answer:
+        """A request of our own to a replica. DialogueFailed when no whole answer comes."""
+        endpoint = self.endpoints[replica.index]
+        try:
+            address = await self.dialer.address(endpoint)
+        except dialer.Unreachable as error:
+            raise dialogue.DialogueFailed(str(error)) from error
+        return await dialogue.ask(
+            address,
+            endpoint.port,
+            method=method,
+            target=replica.path + target,
+            authority=endpoint.authority,
+            fields=fields,
+            body=body,
+            tls=endpoint.tls_context,
+            hostname=endpoint.hostname,
+            seconds_max=DIALOGUE_SECONDS_MAX,
+        )
+
+    # ---- sessions
+
+    def _has_room(self) -> bool:
+        return self.config.store.kind != "memory" or len(self.reactor.table) < self.config.max_sessions
+
+    def _sessions_in_use(self) -> Iterator[str]:
+        for exchange in self.reactor.exchanges():
+            session_id = exchange.session or exchange.note
+            if isinstance(session_id, str) and session_id:
+                yield session_id
+
+    async def end_session(self, session_id: str) -> bool:
+        """End a session here, everywhere, and at its backend. False: there is none."""
+        session = await self.book.load(session_id)
+        if session is None:
+            return False
+        await self.book.forget(session_id)
+        await self.recovery.end_at_backend(session, [])
+        return True
+
+
+def expand(configured: tuple[backend.Backend, ...]) -> list[backend.StaticBackend]:
+    """The replicas that a configuration names outright."""
+    found: list[backend.StaticBackend] = []
+    for item in configured:
+        if isinstance(item, backend.StaticBackend):
+            found.append(item)
+        elif isinstance(item, backend.StatefulSetBackend):
+            found.extend(item.expand())
+    return found
+
+
+def make_store(config: schema.ServeConfig, observe: store.Observer) -> Any:
+    """The session store that the configuration asks for."""
+    url = config.store
+    if url.kind == "memory":
+        return memory.MemoryStore(ttl_seconds=config.session_ttl, sessions_max=config.max_sessions)
+    address = redis_client.Address(
+        kind=url.kind,
+        hosts=url.hosts,
+        db=url.db,
+        username=url.user,
+        password=url.password,
+        service=url.service or "",
+        tls=url.tls,
+        ca=config.redis_ca,
+        cert=config.redis_cert,
+        key=config.redis_key,
+    )
+    shared = redis.RedisStore(address, key_prefix=config.key_prefix, ttl_seconds=config.session_ttl, observe=observe)
+    if config.store_required:
+        return shared
+    return outage.OutageBuffer(shared, ttl_seconds=config.session_ttl)

@@ -1,0 +1,125 @@
+"""The replicas of one MCP server, as configured and as they are: who exists, who is alive, who gets what is new.
+
+    configuration --Backends.apply--> Replica (state, last error) --choose--> Replica
+    session record (url) --find--> Replica
+
+A replica is `live`, `failed` (a connect failed; it gets nothing new until one succeeds) or `leaving` (no longer
+configured or discovered; the sessions that it holds still reach it). Connecting and resolving are not done here.
+"""
+
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fastproxy.config import backend
+from fastproxy.routing import policy
+
+FOREIGN_MAX = 1024  # replicas known from records alone; records come from replicas of the proxy with another list
+
+
+class Replica(msgspec.Struct, gc=False, kw_only=True):
+    """One backend process. `endpoint` is what the relay knows it by; its `index` stands in the route table."""
+
+    url: str
+    pod: str | None
+    host: str
+    port: int
+    path: str
+    scheme: str
+    index: int
+    state: str = "live"
+    last_error: str | None = None
+
+
+class Backends:
+    """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index."""
+
+    def __init__(self, choose: str, load_of: Callable[[Replica], policy.Load], add: Callable[[backend.StaticBackend], int]):
+        self._policy = policy.POLICIES[choose]
+        self._load_of = load_of
+        self._add = add
+        self._by_url: dict[str, Replica] = {}
+        self._by_index: dict[int, Replica] = {}
+        self._turn = 0
+        self._foreign = 0
+
+    def apply(self, wanted: Iterable[backend.StaticBackend]) -> None:
+        """From now on these are the replicas; those that are not among them leave."""
+        kept = set()
+        for static in wanted:
+            kept.add(static.url)
+            replica = self._by_url.get(static.url)
+            if replica is None:
+                self._learn(static, state="live")
+            elif replica.state == "leaving":
+                replica.state = "live"
+        for url, replica in self._by_url.items():
+            if url not in kept:
+                replica.state = "leaving"
+
+    def _learn(self, static: backend.StaticBackend, *, state: str) -> Replica:
+        replica = Replica(
+            url=static.url,
+            pod=static.pod,
+            host=static.host,
+            port=static.port,
+            path=static.path,
+            scheme=static.scheme,
+            index=self._add(static),
+            state=state,
+        )
+        self._by_url[replica.url] = replica
+        self._by_index[replica.index] = replica
+        return replica
+
+    def find(self, url: str, pod: str | None) -> Replica | None:
+        """The replica that a record names. One that is not ours is taken on as leaving: its sessions live there."""
+        replica = self._by_url.get(url)
+        if replica is not None:
+            return replica
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            return None
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port or self._foreign >= FOREIGN_MAX:
+            return None
+        self._foreign += 1
+        paths = {known.path for known in self._by_url.values()}
+        path = paths.pop() if len(paths) == 1 else ""
+        static = backend.StaticBackend(parts.scheme, parts.hostname, port, path, url, pod)
+        return self._learn(static, state="leaving")
+
+    def at(self, index: int) -> Replica:
+        """The replica of an endpoint's index."""
+        return self._by_index[index]
+
+    def all(self) -> list[Replica]:
+        """Every replica that is known."""
+        return list(self._by_url.values())
+
+    def live(self) -> list[Replica]:
+        """Those that may get something new."""
+        return [replica for replica in self._by_url.values() if replica.state == "live"]
+
+    def choose(self, *, for_session: bool, without: Iterable[int] = ()) -> Replica | None:
+        """Who gets what is new: by the owner's policy for a session, the least loaded otherwise. None: nobody is live."""
+        excluded = set(without)
+        candidates = [replica for replica in self.live() if replica.index not in excluded]
+        if not candidates:
+            return None
+        self._turn += 1
+        rule = self._policy if for_session else policy.least_in_flight
+        return candidates[rule([self._load_of(replica) for replica in candidates], self._turn)]
+
+    def failed(self, replica: Replica, error: str) -> None:
+        """A connect to it failed."""
+        replica.last_error = error
+        if replica.state == "live":
+            replica.state = "failed"
+
+    def answered(self, replica: Replica) -> None:
+        """A connect to it succeeded."""
+        if replica.state == "failed":
+            replica.state = "live"
