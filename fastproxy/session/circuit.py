@@ -15,7 +15,7 @@ from fastproxy import errors
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS_MIN = 0.05
-BACKOFF_SECONDS_MAX = 0.5  # with one probe's time on top, all is well within a second of the store's return
+BACKOFF_SECONDS_MAX = 0.4  # with one probe's time on top, all is well within a second of the store's return
 
 
 def jittered(seconds: float) -> float:

@@ -25,6 +25,7 @@ from fastproxy.session import circuit, record, redis_client, redis_scan, redis_w
 Result = TypeVar("Result")
 
 _CONNECTIONS_MAX = 32  # per process; more operations at once queue for them
+_PROBE_SECONDS_MAX = 0.5  # a peer that drops packets is asked again soon, so that its return is soon seen
 _PIPELINE_COMMANDS_MAX = 512  # longer ones would keep the server, and others' deadlines, waiting
 
 
@@ -83,7 +84,9 @@ class RedisStore:
         self._seconds_max = operation_seconds_max
         self._observe = observe
         self._connected = redis_client.connect(
-            address, operation_seconds_max=operation_seconds_max, connections_max=_CONNECTIONS_MAX
+            address,
+            operation_seconds_max=operation_seconds_max,
+            connections_max=_CONNECTIONS_MAX + 4,  # the probe needs no slot
         )
         self._client = self._connected.client
         self._slots = asyncio.Semaphore(_CONNECTIONS_MAX)
@@ -101,15 +104,17 @@ class RedisStore:
         return self._circuit.fault
 
     async def open(self) -> None:
-        fault = await self._find_fault(self._check_rights)
-        if isinstance(fault, errors.StoreRefused):
-            raise fault
-        if self._watch is not None:
-            self._watch.start()
-        if fault is not None:
-            self._circuit.trip(fault)
-            raise fault
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                await self._check_rights()
+        except redis_client.FAULTS as error:
+            fault = redis_client.fault(error)
+            if isinstance(fault, errors.StoreUnavailable):
+                self._circuit.trip(fault)
+                self._start_watching()
+            raise fault from error
         self._circuit.serve()
+        self._start_watching()
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -118,7 +123,7 @@ class RedisStore:
         await self._connected.close()
 
     async def ping(self) -> None:
-        await self._serve("ping", lambda: self._command("SET", f"{self._prefix}!probe", "1", "PX", 1000))
+        await self._serve("ping", self._write_probe)
 
     def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
         self._watch = redis_watch.Watch(
@@ -228,22 +233,16 @@ class RedisStore:
             # Whoever asks while the proxy runs can only wait, whatever the reason; `fault` tells the owner which.
             raise errors.StoreUnavailable(str(fault)) from error
 
-    async def _find_fault(self, work: Callable[[], Awaitable[None]]) -> errors.StoreError | None:
-        """What an attempt outside of the circuit meets."""
-        try:
-            async with asyncio.timeout(self._seconds_max):
-                await work()
-        except redis_client.FAULTS as error:
-            return redis_client.fault(error)
-        return None
-
     async def _probe(self) -> None:
-        # A write: a master that has become a replica, or may not write, still answers PING.
-        fault = await self._find_fault(self._write_probe)
-        if fault is not None:
-            raise fault
+        try:
+            async with asyncio.timeout(min(self._seconds_max, _PROBE_SECONDS_MAX)):
+                await self._write_probe()
+        except redis_client.FAULTS as error:
+            if redis_client.is_away(error):
+                raise redis_client.fault(error) from error
 
     async def _write_probe(self) -> None:
+        # A write: a master that has become a replica still answers PING.
         await self._command("SET", f"{self._prefix}!probe", "1", "PX", 1000)
 
     async def _check_rights(self) -> None:
@@ -255,6 +254,10 @@ class RedisStore:
         await self._command("SCAN", 0, "MATCH", redis_scan.pattern(name), "COUNT", 1)
         await self._run(_RELEASE, name, "nobody")
         await self._command("DEL", name)
+
+    def _start_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.start()
 
     async def _touch_some(self, session_ids: Sequence[str]) -> list[str]:
         keys = [record.store_key(session_id) for session_id in session_ids]

@@ -121,10 +121,14 @@ def _retry(attempts: int) -> redis.asyncio.retry.Retry:
 
 def is_away(error: Exception) -> bool:
     """Is this about the store as a whole, so that other operations would fare no better? (Not: one denied command.)"""
+    if isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(("MISCONF", "NOREPLICAS")):
+        return False  # no writes for now; reads go on
     return not isinstance(
         error,
-        redis.exceptions.NoPermissionError | redis.exceptions.OutOfMemoryError,
-    ) and not (isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(("MISCONF", "NOREPLICAS")))
+        redis.exceptions.NoPermissionError
+        | redis.exceptions.OutOfMemoryError
+        | redis.exceptions.MaxConnectionsError,  # of our own pool
+    )
 
 
 def fault(error: Exception) -> errors.StoreError:

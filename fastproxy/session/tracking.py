@@ -31,6 +31,7 @@ Reply = object
 
 _SILENCE_SECONDS_MAX = 0.5  # then a ping: two short commands a second on an idle store, and none on a busy one
 _ANSWER_SECONDS_MAX = 1.0
+_GREETING_SECONDS_MAX = 0.6  # then the next attempt, so that a peer that dropped our packets is found soon
 _REFUSED_PAUSE_SECONDS = 1.0
 _READ_BYTES = 65_536
 _NOT_ENOUGH = object()
@@ -92,7 +93,7 @@ class Tracker:
     async def _follow(self) -> None:
         connection = _Connection()
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS_MAX):
+            async with asyncio.timeout(_GREETING_SECONDS_MAX):
                 host, port = await self._locate()
                 await connection.open(host, port, self._address.ssl_context())
                 await self._greet(connection)
