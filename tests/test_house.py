@@ -144,6 +144,11 @@ def test_mypy_is_content_in_strict_mode() -> None:
     run_tool(sys.executable, "-m", "mypy", "--no-error-summary")
 
 
+def test_cython_has_no_warnings_for_us(tmp_path: pathlib.Path) -> None:
+    target = str(tmp_path / "core.c")
+    run_tool(str(BIN / "cython"), "-3", "-Werror", "ext/core.pyx", "--output-file", target)
+
+
 def test_every_door_of_the_compiled_part_stands_in_its_stub_and_nothing_else_does(tmp_path: pathlib.Path) -> None:
     allowed = tmp_path / "allowed"
     # Cython gives a class's constructor no signature that can be looked at.
