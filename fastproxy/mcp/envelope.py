@@ -21,8 +21,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Wire(msgspec.Struct, gc=False):
-    method: msgspec.Raw | None = None
-    id: msgspec.Raw | None = None
+    method: msgspec.Raw = msgspec.Raw(b"")
+    id: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Initialize(msgspec.Struct, gc=False):
@@ -45,11 +45,9 @@ def read(body: bytes) -> Envelope | None:
         wire = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    method = None
-    if wire.method is not None and bytes(wire.method)[:1] == b'"':
-        method = msgspec.json.decode(wire.method, type=str)
-    raw = bytes(wire.id) if wire.id is not None else b""
-    return Envelope(method, raw if raw[:1] == b'"' or raw[:1] in b"-0123456789" and raw else None)
+    method = msgspec.json.decode(wire.method, type=str) if bytes(wire.method)[:1] == b'"' else None
+    id_text = bytes(wire.id)
+    return Envelope(method, id_text if id_text[:1] and id_text[:1] in b'"-0123456789' else None)
 
 
 def initialize_params(body: bytes) -> dict[str, Any]:
