@@ -70,9 +70,9 @@ def _draw_figure(
         _draw_panel(axis, title, _values(scenarios[scenario], value), divisor, unsticky)
     caption = f"medians of alternating rounds · {place}"
     if unsticky:
-        caption += " · hatched: sends requests to replicas that do not hold the session"
+        caption += "\nhatched: sends requests to replicas that do not hold the session"
     figure.text(0.01, 0.01, caption, fontsize=7, color="#555555")
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(target, dpi=150)
     plt.close(figure)
 

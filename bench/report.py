@@ -26,7 +26,8 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "violations": ("violations", 1, 0),
 }
 # Faults do not average out: one is one.
-SUMMED = ("errors", "violations", "streams_lost", "streams_left")
+SUMMED = ("errors", "violations")
+WORST = ("streams_lost", "streams_left")
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -91,10 +92,11 @@ def _format_skipped(result: ScenarioResult) -> list[str]:
 
 def _medians(measured: list[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for values in measured for name in values)
-    return {
-        name: (sum if name in SUMMED else statistics.median)(values[name] for values in measured if name in values)
-        for name in names
-    }
+    return {name: _conclude_value(name, [values[name] for values in measured if name in values]) for name in names}
+
+
+def _conclude_value(name: str, values: list[float]) -> float:
+    return sum(values) if name in SUMMED else max(values) if name in WORST else statistics.median(values)
 
 
 def _ratios(proxy: str, rounds: list[Round]) -> dict[str, float]:

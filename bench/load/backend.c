@@ -12,18 +12,10 @@
  * First line on standard output: {"ports":[...]}. Then one line per line on standard input: `stats`.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
-#include <signal.h>
-#include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "answers.h"
+#include "backend_connection.h"
 #include "backend_options.h"
 #include "histogram.h"
 #include "http.h"
@@ -31,100 +23,8 @@
 #define HEAD_BYTES_MAX 32768
 #define EMITTERS_MAX 1024
 
-enum kind { LISTENER, CONNECTION, CONTROL };
-
-struct watched {
-    enum kind kind;
-    int fd;
-    int replica;
-};
-
-struct connection {
-    struct watched watched;
-    struct connection *previous, *next; /* in the list of all */
-    char *head;                         /* a head that came in pieces */
-    size_t head_len;
-    bool in_body, get, initialize, own, streaming, sound;
-    struct body body;
-    uint64_t body_len;   /* declared, to know where filler ends */
-    uint64_t body_seen;
-    char start[FILL_FROM]; /* the body's first bytes: JSON-RPC method and id */
-    struct span id; /* of the JSON-RPC request, in `start` */
-    int step;       /* of an SSE answer */
-    char *pending;         /* answer bytes that the socket did not take yet */
-    size_t pending_at, pending_len;
-    int64_t idle_since, event_due;
-};
-
-static struct {
-    uint64_t requests, initializes, streams, foreign, unsound;
-    int64_t streams_open, connections_open;
-} counts;
-
-static int poller;
-static struct connection all = {.previous = &all, .next = &all};
-static struct connection *dead;
-static int64_t now;
 static struct connection *emitters[EMITTERS_MAX]; /* SSE answers under way */
 static int emitters_len;
-
-static void die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static void close_connection(struct connection *c)
-{
-    if (c->watched.fd < 0)
-        return;
-    close(c->watched.fd);
-    c->watched.fd = -1;
-    counts.connections_open--;
-    counts.streams_open -= c->streaming;
-    c->previous->next = c->next;
-    c->next->previous = c->previous;
-    c->next = dead; /* freed after this batch of events: another of them may still name it */
-    dead = c;
-}
-
-static void watch(struct connection *c, uint32_t events)
-{
-    struct epoll_event event = {events, {.ptr = c}};
-    epoll_ctl(poller, EPOLL_CTL_MOD, c->watched.fd, &event);
-}
-
-static void send_bytes(struct connection *c, const char *bytes, size_t len)
-{
-    if (c->watched.fd < 0)
-        return;
-    if (!c->pending_len) {
-        ssize_t sent = send(c->watched.fd, bytes, len, MSG_NOSIGNAL);
-        if (sent < 0 && errno != EAGAIN)
-            return close_connection(c);
-        sent = sent < 0 ? 0 : sent;
-        if ((size_t)sent == len)
-            return;
-        bytes += sent, len -= (size_t)sent;
-        watch(c, EPOLLIN | EPOLLOUT);
-    }
-    c->pending = realloc(c->pending, c->pending_len + len);
-    memcpy(c->pending + c->pending_len, bytes, len);
-    c->pending_len += len;
-}
-
-static void send_pending(struct connection *c)
-{
-    ssize_t sent = send(c->watched.fd, c->pending + c->pending_at, c->pending_len - c->pending_at, MSG_NOSIGNAL);
-    if (sent < 0 && errno != EAGAIN)
-        return close_connection(c);
-    c->pending_at += sent > 0 ? (size_t)sent : 0;
-    if (c->pending_at < c->pending_len)
-        return;
-    free(c->pending);
-    c->pending = NULL, c->pending_at = c->pending_len = 0;
-    watch(c, EPOLLIN);
-}
 
 static void answer_json(struct connection *c, const char *session)
 {
@@ -167,6 +67,7 @@ static int64_t emit_events(void)
             format_result(data, c->id, c->watched.replica, c->own, ++c->step);
             send_bytes(c, frame, (size_t)format_event(frame, data));
             c->event_due += options.event_every;
+            c->idle_since = now;
             if (c->step == options.events)
                 send_bytes(c, "0\r\n\r\n", 5); /* a write of its own, as uvicorn does it */
         }
@@ -227,6 +128,15 @@ static void take_body(void *owner, const char *bytes, size_t len)
     c->body_seen += len;
 }
 
+static void keep_head(struct connection *c, const char *bytes, size_t len)
+{
+    c->head_len = len;
+    if (c->head == bytes)
+        return;
+    c->head = realloc(c->head, len);
+    memcpy(c->head, bytes, len);
+}
+
 /* One request out of the bytes; returns how many it took, 0 when it needs more. */
 static size_t take_head(struct connection *c, const char *bytes, size_t len)
 {
@@ -245,14 +155,10 @@ static size_t take_head(struct connection *c, const char *bytes, size_t len)
         c->body.state = BODY_DONE;
     size_t used = head_len + body_feed(&c->body, bytes + head_len, len - head_len, take_body, c);
     c->in_body = c->body.state != BODY_DONE;
-    if (!c->in_body)
+    if (c->in_body) /* the session id is wanted again when the body has come */
+        keep_head(c, bytes, head_len);
+    else
         answer(c, session);
-    else if (c->head != bytes) { /* the session id is wanted again when the body has come */
-        c->head = realloc(c->head, head_len);
-        memcpy(c->head, bytes, head_len);
-        c->head_len = head_len;
-    } else
-        c->head_len = head_len;
     return used;
 }
 
@@ -284,10 +190,7 @@ static void take_bytes(struct connection *c, const char *bytes, size_t len)
         } else if (!(used = take_head(c, bytes, len))) {
             if (len > HEAD_BYTES_MAX)
                 return close_connection(c);
-            c->head = realloc(c->head, len);
-            memcpy(c->head, bytes, len);
-            c->head_len = len;
-            return;
+            return keep_head(c, bytes, len);
         }
         bytes += used, len -= used;
     }
@@ -305,22 +208,6 @@ static void read_connection(struct connection *c)
     take_bytes(c, buffer, (size_t)got);
 }
 
-static void accept_connections(struct watched *listener)
-{
-    int fd;
-    while ((fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-        struct connection *c = calloc(1, sizeof *c);
-        c->watched = (struct watched){CONNECTION, fd, listener->replica};
-        c->idle_since = now;
-        c->next = all.next, c->previous = &all;
-        all.next->previous = c, all.next = c;
-        counts.connections_open++;
-        struct epoll_event event = {EPOLLIN, {.ptr = c}};
-        epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
-    }
-}
-
 static void send_event(struct connection *c)
 {
     char frame[512];
@@ -336,7 +223,7 @@ static void sweep(void)
         next = c->next;
         if (c->streaming && options.timed_streams && c->event_due <= now)
             send_event(c);
-        else if (!c->streaming && !c->in_body && now - c->idle_since > options.keep_alive)
+        else if (!c->streaming && !c->in_body && !c->pending_len && now - c->idle_since > options.keep_alive)
             close_connection(c);
     }
 }
@@ -358,8 +245,10 @@ static void listen_on(struct watched *listener, int replica)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof address;
     *listener = (struct watched){LISTENER, socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), replica};
-    if (bind(listener->fd, (struct sockaddr *)&address, len) || listen(listener->fd, 4096))
-        die("listen");
+    if (bind(listener->fd, (struct sockaddr *)&address, len) || listen(listener->fd, 4096)) {
+        perror("backend: listen");
+        exit(1);
+    }
     getsockname(listener->fd, (struct sockaddr *)&address, &len);
     printf("%s%d", replica ? "," : "{\"ports\":[", ntohs(address.sin_port));
     struct epoll_event event = {EPOLLIN, {.ptr = listener}};
@@ -401,10 +290,6 @@ int main(int argc, char **argv)
         wait = emit_events();
         if (now - swept >= sweep_every)
             swept = now, sweep();
-        while (dead) {
-            struct connection *gone = dead;
-            dead = gone->next;
-            free(gone->head), free(gone->pending), free(gone);
-        }
+        free_closed();
     }
 }

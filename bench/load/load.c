@@ -194,10 +194,8 @@ static void read_answer(struct connection *c)
 static int64_t begin_due(void)
 {
     int64_t now = now_nanoseconds();
-    while (idle_count && run.begun < run.begun_max) {
+    while (idle_count && run.begun < run.begun_max && now < run.until) {
         int64_t due = run.rate ? run.started + (int64_t)((double)run.begun * 1e9 / run.rate) : now;
-        if (due >= run.until)
-            return -1;
         if (due > now)
             return due - now;
         struct connection *c = &connections[idle[idle_first]];
@@ -269,7 +267,11 @@ static void obey(const char *line)
     }
     prepare_run(strcmp(name, "initialize") ? ASK_CALL : ASK_INITIALIZE, strcmp(name, "open") ? first : second);
     run.fresh = !strcmp(name, "fresh");
-    run.rate = !strcmp(name, "open") ? first : 0;
+    if (!strcmp(name, "open")) { /* as many as are due in that time, however late the last of them are answered */
+        run.rate = first;
+        run.begun_max = (uint64_t)(first * second);
+        run.until = INT64_MAX / 2;
+    }
     if (run.ask == ASK_CALL && !sessions_len)
         printf("{\"error\":\"no session is open\"}\n");
     else if (strcmp(name, "closed") && strcmp(name, "open") && strcmp(name, "fresh") && strcmp(name, "initialize"))
