@@ -127,10 +127,11 @@ def test_every_client_resumes_an_interrupted_answer_by_its_last_event(kind: str)
                 assert any(each["last_event_id"] for each in connected.exchanges if each["method"] == "GET"), sdk
 
 
+@pytest.mark.parametrize("kind", ["mcp2-json", "mcp2-httpsse"])
 @pytest.mark.parametrize("sdk", kit.CLIENTS)
-def test_a_client_draws_one_of_its_addresses_for_each_request(sdk: str) -> None:
-    with kit.backend("mcp2-json") as [running]:
-        urls = [running.url, f"http://localhost:{running.port}/mcp"]
+def test_a_client_draws_one_of_its_addresses_for_each_request(sdk: str, kind: str) -> None:
+    with kit.backend(kind) as [running]:
+        urls = [running.url, running.url.replace("127.0.0.1", "localhost")]
         with kit.client(sdk, urls, seed=1) as connected:
             assert [connected.call("counter").text for _ in range(10)] == [str(count) for count in range(1, 11)]
             assert {each["target"] for each in connected.exchanges if each["rpc"] == "tools/call"} == {0, 1}

@@ -6,6 +6,10 @@ import net from "node:net";
 const listen = net.Server.prototype.listen;
 const host = process.env.KIT_HOST ?? "127.0.0.1";
 
+// End when the test's process is gone, even by kill -9, so that nothing is left behind.
+const parent = process.ppid;
+setInterval(() => process.ppid === parent || process.exit(1), 2000).unref();
+
 net.Server.prototype.listen = function (port, ...rest) {
   const isPort = typeof port === "number" || (typeof port === "string" && /^\d+$/.test(port));
   if (!isPort) return listen.call(this, port, ...rest);

@@ -11,10 +11,14 @@ import json
 import os
 import socket
 import sys
+import threading
+import time
 import typing
 
 import tools
 import uvicorn
+
+PARENT_POLL_SECONDS = 2.0
 
 
 class Announcing(uvicorn.Server):
@@ -51,8 +55,16 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def end_with(parent: int) -> None:
+    """End when the test's process is gone, even by kill -9, so that nothing is left behind."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> None:
     asked = read_arguments(arguments)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     dialect: typing.Any = importlib.import_module(f"dialect_{asked.dialect}")
     listener = listen(asked.host, asked.port)
     application = dialect.build(asked, lambda server: tools.add(server, dialect))
