@@ -95,6 +95,10 @@ class MemoryStore:
     def available(self) -> bool:
         return True
 
+    @property
+    def fault(self) -> errors.StoreError | None:
+        return None
+
     async def open(self) -> None:
         pass
 

@@ -73,6 +73,10 @@ class OutageBuffer:
         return self._inner.available
 
     @property
+    def fault(self) -> errors.StoreError | None:
+        return self._inner.fault
+
+    @property
     def errors_total(self) -> int:
         return self._inner.errors_total
 

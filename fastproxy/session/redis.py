@@ -100,7 +100,6 @@ class RedisStore:
 
     @property
     def fault(self) -> errors.StoreError | None:
-        """Why it is not available: StoreRefused when somebody has to do something about it."""
         return self._circuit.fault
 
     async def open(self) -> None:

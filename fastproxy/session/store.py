@@ -9,6 +9,7 @@ into a log.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from fastproxy import errors
 from fastproxy.session import record
 
 # One finished operation: its name, how long it took, whether it was served. For metrics.
@@ -28,6 +29,10 @@ class SessionStore(Protocol):
     @property
     def available(self) -> bool:
         """The last that we know: the store serves us."""
+
+    @property
+    def fault(self) -> errors.StoreError | None:
+        """Why it is not available; StoreRefused when somebody has to do something about it."""
 
     async def open(self) -> None:
         """Connect and check what we may do there. StoreRefused: the credentials, the database or the peer are wrong

@@ -76,7 +76,7 @@ class Tracker:
             try:
                 await self._follow()
             except (_Refused, errors.StoreRefused, hiredis.HiredisError) as error:
-                self._complain(f"{error} (changes made elsewhere are looked for once a second)")
+                self._complain(f"{error} (changes made elsewhere are looked for once a second)", refused=True)
                 least_seconds = _REFUSED_PAUSE_SECONDS
             except redis_client.FAULTS as error:
                 self._complain(f"{type(error).__name__}")
@@ -124,10 +124,11 @@ class Tracker:
             for key in keys:
                 self._changed(key)
 
-    def _complain(self, complaint: str) -> None:
-        if self.tracking or complaint != self._complaint:
+    def _complain(self, complaint: str, *, refused: bool = False) -> None:
+        """Once per gap; and once more when the server, reached again, will not let us track."""
+        if not self._complaint or (refused and complaint != self._complaint):
             logger.warning("store_tracking=lost error=%s", complaint)
-        self._complaint = complaint
+            self._complaint = complaint
 
 
 class _Connection:

@@ -43,6 +43,7 @@ async def test_what_was_created_is_loaded_whole_by_every_store(place: Any) -> No
         assert await there.load("s-1") == made
         assert await here.load("s-2") is None
         assert here.available
+        assert here.fault is None
         await here.ping()
 
 
