@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
 # Faults do not average out: one is one.
 SUMMED = ("errors", "violations")
 WORST = ("streams_lost", "streams_left")
+FAULTS = SUMMED + WORST
 
 
 class Round(msgspec.Struct, frozen=True):

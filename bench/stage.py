@@ -189,8 +189,8 @@ class Stage:
             if _answers(self.port, tls=self.layout.tls):
                 return
             time.sleep(0.005)
-        log = (self.directory / "output.log").read_text(errors="replace").strip()
-        raise StageError(f"{self.rival.name} did not serve (exit code {self.proxy.poll()}): {log[-400:]}")
+        log = (self.directory / "output.log").read_text(errors="replace").strip().splitlines() or ["nothing said"]
+        raise StageError(f"{self.rival.name} did not serve (exit code {self.proxy.poll()}): {log[-1][:300]}")
 
     def _start_store(self, cpu: str) -> str:
         server = find_store()
