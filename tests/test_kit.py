@@ -5,11 +5,8 @@ is fake. Not covered: fastproxy (its actor is tested by every end-to-end test). 
 name.
 """
 
-import concurrent.futures
-import os
+import contextlib
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,7 +14,7 @@ import msgspec
 import pytest
 
 from tests import kit
-from tests.kit import actors_message, provision
+from tests.kit import actors_message
 
 PYTHON_KINDS = [kind for kind in kit.KINDS if not kind.startswith("everything")]
 SESSION_KINDS = [kind for kind in PYTHON_KINDS if kit.KINDS[kind].stateful]
@@ -25,7 +22,7 @@ STREAM_KINDS = [kind for kind in SESSION_KINDS if not kind.endswith("-json")]
 EVERYTHING_KINDS = [kind for kind in kit.KINDS if kind.startswith("everything")]
 RESUMABLE_KINDS = ["mcp2-sse", "mcp1-sse", "fastmcp-sse"]
 
-HELLO = actors_message.format_response("200 OK", {"Content-Type": "text/plain"}, b"hello")
+Servers = Callable[[str], kit.Backend]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +35,20 @@ def replica(request: pytest.FixtureRequest) -> Iterator[kit.Backend]:
 def client(request: pytest.FixtureRequest, replica: kit.Backend) -> Iterator[kit.Client]:
     with kit.client(request.param, replica.url) as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Servers]:
+    """One server of a kind, shared by the tests that leave it as it was."""
+    with contextlib.ExitStack() as stack:
+        running: dict[str, kit.Backend] = {}
+
+        def of(kind: str) -> kit.Backend:
+            if kind not in running:
+                [running[kind]] = stack.enter_context(kit.backend(kind))
+            return running[kind]
+
+        yield of
 
 
 def each(kinds: list[str]) -> pytest.MarkDecorator:
@@ -63,9 +74,13 @@ def test_every_client_uses_what_a_python_server_offers(client: kit.Client, repli
 def test_a_counter_is_kept_for_a_session_and_by_no_stateless_server(client: kit.Client, replica: kit.Backend) -> None:
     stateful = replica.kind.stateful
     assert [client.call("counter").text for _ in range(3)] == (["1", "2", "3"] if stateful else ["1", "1", "1"])
-    with kit.client("ts1", replica.url) as another:  # whichever: this one starts soonest
-        assert another.call("counter").text == "1"
-        assert (another.session_id is not None) == (stateful and replica.kind.transport == "streamable-http")
+    assert (client.session_id is not None) == (stateful and replica.kind.transport == "streamable-http")
+
+
+@each(SESSION_KINDS)
+def test_two_sessions_of_one_server_count_each_for_itself(replica: kit.Backend) -> None:
+    with kit.client("ts1", replica.url) as first, kit.client("ts1", replica.url) as second:
+        assert [first.call("counter").text, first.call("counter").text, second.call("counter").text] == ["1", "2", "1"]
 
 
 @each(STREAM_KINDS)
@@ -108,10 +123,8 @@ def test_every_client_uses_the_reference_server(client: kit.Client, replica: kit
 
 
 @pytest.mark.parametrize("kind", ["mcp2-sse", "everything", "everything-httpsse"])
-def test_the_inspector_lists_the_tools_of_a_server(kind: str) -> None:
-    with kit.backend(kind) as [running]:
-        names = [tool["name"] for tool in kit.inspect(running.url, "tools/list")["tools"]]
-        assert "echo" in names
+def test_the_inspector_lists_the_tools_of_a_server(kind: str, server: Servers) -> None:
+    assert "echo" in {tool["name"] for tool in kit.inspect(server(kind).url, "tools/list")["tools"]}
 
 
 # What clients do in special.
@@ -129,31 +142,30 @@ def test_every_client_resumes_an_interrupted_answer_by_its_last_event(kind: str)
 
 @pytest.mark.parametrize("kind", ["mcp2-json", "mcp2-httpsse"])
 @pytest.mark.parametrize("sdk", kit.CLIENTS)
-def test_a_client_draws_one_of_its_addresses_for_each_request(sdk: str, kind: str) -> None:
-    with kit.backend(kind) as [running]:
-        urls = [running.url, running.url.replace("127.0.0.1", "localhost")]
-        with kit.client(sdk, urls, seed=1) as connected:
-            assert [connected.call("counter").text for _ in range(10)] == [str(count) for count in range(1, 11)]
-            assert {each["target"] for each in connected.exchanges if each["rpc"] == "tools/call"} == {0, 1}
+def test_a_client_draws_one_of_its_addresses_for_each_request(sdk: str, kind: str, server: Servers) -> None:
+    urls = [server(kind).url, server(kind).url.replace("127.0.0.1", "localhost")]
+    with kit.client(sdk, urls, seed=1) as connected:
+        assert [connected.call("counter").text for _ in range(10)] == [str(count) for count in range(1, 11)]
+        assert {each["target"] for each in connected.exchanges if each["rpc"] == "tools/call"} == {0, 1}
 
 
 @pytest.mark.parametrize("sdk", ["mcp2", "ts2"])
 @pytest.mark.parametrize("mode", ["auto", "2026-07-28"])
-def test_a_client_of_both_eras_speaks_the_modern_one_without_a_session(sdk: str, mode: str) -> None:
-    with kit.backend("mcp2-sse") as [running], kit.client(sdk, running.url, mode=mode) as connected:
+def test_a_client_of_both_eras_speaks_the_modern_one_without_a_session(sdk: str, mode: str, server: Servers) -> None:
+    with kit.client(sdk, server("mcp2-sse").url, mode=mode) as connected:
         assert connected.protocol == "2026-07-28"
         assert connected.call("echo", value=1).text == "1"
         assert not any(each["session"] or each["answered_session"] for each in connected.exchanges)
 
 
 @pytest.mark.parametrize("sdk", kit.CLIENTS)
-def test_a_client_proposes_the_revision_it_is_told_to(sdk: str) -> None:
-    with kit.backend("mcp1-sse") as [running], kit.client(sdk, running.url, protocol_version="2025-03-26") as connected:
+def test_a_client_proposes_the_revision_it_is_told_to(sdk: str, server: Servers) -> None:
+    with kit.client(sdk, server("mcp1-sse").url, protocol_version="2025-03-26") as connected:
         assert connected.protocol == "2025-03-26"
 
 
 @pytest.mark.parametrize("sdk", kit.CLIENTS)
-def test_a_client_ends_its_session_only_when_it_is_told_to(sdk: str) -> None:
+def test_a_client_ends_its_session_only_when_it_is_told_to(sdk: str, server: Servers) -> None:
     def answer_after(terminate: bool) -> int:
         with kit.client(sdk, running.url, terminate=terminate) as connected:
             session_id = connected.session_id
@@ -166,22 +178,22 @@ def test_a_client_ends_its_session_only_when_it_is_told_to(sdk: str) -> None:
         with kit.RawClient(running.origin) as raw:
             return raw.request("POST", "/mcp", fields, b'{"jsonrpc":"2.0","id":1,"method":"ping"}').status
 
-    with kit.backend("mcp2-json") as [running]:
-        assert answer_after(terminate=True) == 404
-        assert answer_after(terminate=False) == 200
+    running = server("mcp2-json")
+    assert answer_after(terminate=True) == 404
+    assert answer_after(terminate=False) == 200
 
 
 @pytest.mark.parametrize(("sdk", "kind"), [("mcp1", kit.Died), ("mcp2", kit.Refused), ("ts1", kit.Refused)])
-def test_a_bad_gateway_kills_the_client_of_the_1x_python_sdk_and_no_other(sdk: str, kind: type[kit.Refused]) -> None:
-    with kit.backend("mcp2-json") as [running]:
-        failing = actors_message.format_response("502 Bad Gateway")
-        with kit.ScriptedBackend(kit.answering(failing)) as gateway:
-            # Each request goes to one of the two by lot; the handshake must have luck, so the seed is looked for.
-            connected = connect_by_lot(sdk, [f"{running.origin}/mcp", f"{gateway.origin}/mcp"])
-            with pytest.raises(kit.Refused) as refused:
-                for _ in range(20):
-                    connected.call("counter")
-            connected.kill()
+def test_a_bad_gateway_kills_the_client_of_the_1x_python_sdk_and_no_other(
+    sdk: str, kind: type[kit.Refused], server: Servers
+) -> None:
+    with kit.ScriptedBackend(kit.answering(actors_message.format_response("502 Bad Gateway"))) as gateway:
+        # Each request goes to one of the two by lot; the handshake must have luck, so the seed is looked for.
+        connected = connect_by_lot(sdk, [server("mcp2-json").url, f"{gateway.origin}/mcp"])
+        with pytest.raises(kit.Refused) as refused:
+            for _ in range(20):
+                connected.call("counter")
+        connected.kill()
     assert type(refused.value) is kind
 
 
@@ -252,126 +264,15 @@ def test_a_server_that_can_not_start_fails_with_its_own_words() -> None:
         pass
 
 
-def test_an_abandoned_call_is_given_up_and_the_client_goes_on() -> None:
-    with kit.backend("mcp2-sse") as [running]:
-        for sdk in kit.CLIENTS:
-            with kit.client(sdk, running.url) as connected:
-                pending = connected.begin_call("slow", seconds=30)
-                time.sleep(0.2)
-                connected.abandon(pending)
-                with pytest.raises(kit.Refused):
-                    pending.answer()
-                assert connected.call("counter").text == "1"
-
-
-# The edges of the network.
-
-
-def test_a_scripted_backend_keeps_the_exact_bytes_and_answers_with_the_exact_bytes() -> None:
-    request = b"POST /x?y=1 HTTP/1.1\r\nhOst: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
-    answer = b"HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\n\r\n5;ext=1\r\nhello\r\n0\r\n\r\n"
-    with kit.ScriptedBackend(kit.answering(answer)) as backend, kit.RawClient(backend.origin) as client:
-        client.send(request)
-        response = client.response()
-        [received] = backend.await_requests(1)
-    assert (response.raw, response.body, response.status) == (answer, b"hello", 200)
-    assert (received.raw, received.body, received.trailers) == (request, b"abc", [("x-t", "1")])
-    assert (received.method, received.target, received.field("host")) == ("POST", "/x?y=1", "a")
-
-
-def test_answers_come_in_turn_and_a_head_has_no_body() -> None:
-    with kit.ScriptedBackend(kit.answering(HELLO.replace(b"hello", b""), HELLO)) as backend:
-        with kit.RawClient(backend.origin) as client:
-            assert client.request("HEAD", "/").body == b""
-            assert [client.request("GET", "/").body for _ in range(2)] == [b"hello", b"hello"]
-        assert len(backend.await_connections(1)) == 1
-
-
-def test_an_answer_without_a_length_ends_with_its_connection() -> None:
-    async def script(connection: kit.Connection) -> None:
-        await connection.read_request()
-        await connection.drip(b"HTTP/1.1 200 OK\r\n\r\nall of it", piece_bytes=3, seconds=0.001)
-
-    with kit.ScriptedBackend(script) as backend, kit.RawClient(backend.origin) as client:
-        assert client.request("GET", "/").body == b"all of it"
-
-
-def test_a_scripted_backend_resets_is_silent_or_refuses() -> None:
-    async def script(connection: kit.Connection) -> None:
-        request = await connection.read_request()
-        if request is not None and request.target == "/reset":
-            await connection.reset()
-        await connection.await_end()
-
-    with kit.ScriptedBackend(script) as backend:
-        with kit.RawClient(backend.origin) as client:
-            client.send(actors_message.format_request("GET", "/reset", "a"))
-            with pytest.raises(ConnectionResetError):
-                client.response()
-        with kit.RawClient(backend.origin) as client:
-            client.send(actors_message.format_request("GET", "/", "a"))
-            assert client.is_silent(0.1)
-            client.half_close()
-            assert client.rest() == b""
-        backend.stop()
-        with pytest.raises(ConnectionRefusedError):
-            kit.RawClient(backend.origin)
-
-
-def test_a_scripted_backend_sees_how_a_client_goes() -> None:
-    async def script(connection: kit.Connection) -> None:
-        await connection.read_head()
-        await connection.await_end()
-
-    with kit.ScriptedBackend(script) as backend:
-        for go in (kit.RawClient.close, kit.RawClient.reset):
-            client = kit.RawClient(backend.origin)
-            client.send(b"GET / HTTP/1.1\r\n\r\n")
-            await_true(lambda: any(bytes(each.received).endswith(b"\r\n\r\n") for each in backend.connections))
-            go(client)
-        await_true(lambda: sorted(str(each.ended_by) for each in backend.connections) == ["client", "reset"])
-
-
-def test_a_script_that_fails_fails_the_test() -> None:
-    async def script(connection: kit.Connection) -> None:
-        raise ValueError("the script says no")
-
-    with pytest.raises(kit.KitError, match="the script says no"), kit.ScriptedBackend(script) as backend:
-        with kit.RawClient(backend.origin) as client:
-            assert client.rest() == b""
-        await_true(lambda: bool(backend.failures))
-
-
-# Provisioning.
-
-
-def run_provision(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.kit.provision", *words],
-        cwd=provision.CHECKOUT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_what_is_unknown_or_impossible_is_told_in_one_line(tmp_path: pathlib.Path) -> None:
-    unknown = run_provision("nonsense")
-    assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
-    assert unknown.stderr.startswith("kit: unknown: nonsense")
-    without_npm = run_provision("ts1", PATH="/nonexistent", KIT_CACHE=str(tmp_path))
-    assert (without_npm.returncode, without_npm.stderr) == (1, "kit: ts1: npm is not on PATH (install Node.js)\n")
-
-
-def test_two_processes_may_provision_at_once_and_what_is_ready_is_quick(tmp_path: pathlib.Path) -> None:
-    provision.require("node")
-    begun = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        runs = list(pool.map(lambda _: run_provision("node"), range(2)))
-    assert [(run.returncode, run.stdout) for run in runs] == [(0, "kit: node ready\n")] * 2
-    assert time.monotonic() - begun < 10
+@pytest.mark.parametrize("sdk", kit.CLIENTS)
+def test_an_abandoned_call_is_given_up_and_the_client_goes_on(sdk: str, server: Servers) -> None:
+    with kit.client(sdk, server("mcp2-sse").url) as connected:
+        pending = connected.begin_call("slow", seconds=30)
+        time.sleep(0.2)
+        connected.abandon(pending)
+        with pytest.raises(kit.Refused):
+            pending.answer()
+        assert connected.call("counter").text == "1"
 
 
 def await_true(holds: Callable[[], bool], seconds_max: float = 10.0) -> None:
