@@ -39,7 +39,7 @@ class Line(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     over: str  # why it ended: done, drained, client_gone, backend_cut, refused, …
     backend: str = ""  # empty: answered by the proxy itself
     session: str = ""
-    request_bytes: int | None = None
+    request_bytes: int | None = None  # of a body whose length was announced
 
     def __str__(self) -> str:
         return write_words(msgspec.to_builtins(self))
@@ -76,7 +76,7 @@ def describe(exchange: core.Exchange) -> Line:
         over=exchange.over or "",
         backend=exchange.endpoint_url,
         session=fingerprint(session_id) if session_id else "",
-        request_bytes=exchange.body_length,
+        request_bytes=exchange.body_length or None,
     )
 
 

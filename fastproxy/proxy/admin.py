@@ -267,7 +267,7 @@ def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> list[str]:
 def _tell_of_replicas(replicas: list[backends.Replica]) -> str:
     if not replicas:
         return "no replica is known"
-    told = [f"{replica.url}: {replica.last_error or replica.state}" for replica in replicas[:REPLICAS_TOLD_MAX]]
+    told = [replica.last_error or f"{replica.url}: {replica.state}" for replica in replicas[:REPLICAS_TOLD_MAX]]
     more = len(replicas) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more else "")
 

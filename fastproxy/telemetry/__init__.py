@@ -34,7 +34,6 @@ class Telemetry:
         self._store_counts: dict[str, list[int]] = {}
         self._store_seconds: dict[str, float] = {}
         self._registry = registry.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self._registry)
 
     def observe_store(self, operation: str, seconds: float, _served: bool) -> None:
         """One operation of the store, served or not: what failed took its time as well (the store counts errors)."""
@@ -48,6 +47,7 @@ class Telemetry:
     def attach(self, proxy: source.Source) -> None:
         """From now on a scrape tells of this proxy. Once."""
         self._registry.register(families.Families(self._server, proxy, self._read_store_times))
+        prometheus_client.ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and content type. Who does not ask for OpenMetrics gets the text format that every scraper reads."""

@@ -48,7 +48,8 @@ PLAIN: tuple[tuple[str, str, Callable[[source.Source], float]], ...] = (
     ),
     (
         "fastproxy_route_table_capacity",
-        "Sessions that the route table may hold (--cache-sessions).",
+        "Sessions that the route table may hold: --cache-sessions, or with the embedded store a little over "
+        "--max-sessions.",
         lambda proxy: proxy.book.table.capacity,
     ),
     (
