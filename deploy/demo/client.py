@@ -15,17 +15,13 @@ CALLS = 3
 CONNECT_SECONDS_MAX = 2
 
 
-async def call_counter(url: str, name: str) -> None:
-    """One session from its first request to its DELETE."""
-    async with mcp.Client(url, mode="legacy") as client:
+async def call_counters(url: str) -> None:
+    """Two sessions side by side, their calls in turn."""
+    async with mcp.Client(url, mode="legacy") as one, mcp.Client(url, mode="legacy") as two:
         for _ in range(CALLS):
-            result = await client.call_tool("counter", {})
-            print(f"session {name}: {result.content[0].text}")
-
-
-async def call_both(url: str) -> None:
-    """Both sessions at once, so that their calls interleave."""
-    await asyncio.gather(call_counter(url, "one"), call_counter(url, "two"))
+            for name, client in (("one", one), ("two", two)):
+                result = await client.call_tool("counter", {})
+                print(f"session {name}: {result.content[0].text}")
 
 
 def main() -> None:
@@ -37,7 +33,7 @@ def main() -> None:
         socket.create_connection((where.hostname, where.port), CONNECT_SECONDS_MAX).close()
     except OSError as error:
         sys.exit(f"make try: nothing answers at {url} ({error}); start it with: make run")
-    asyncio.run(call_both(url))
+    asyncio.run(call_counters(url))
 
 
 if __name__ == "__main__":
