@@ -156,7 +156,7 @@ cdef class Client(Wire):
                     waits = self.begin(p, size, head) == LANE_WAIT
                     if not waits:
                         continue
-            got = self.fill(2048)
+            got = self.fill(<Py_ssize_t>head.size + head.length - size if waits else 2048)
             if got == GOT_NOTHING:
                 if waits:
                     if self.due_list != DUE_BODY:

@@ -7,6 +7,10 @@ cdef enum:
     FLAG_SSE = 4        # legacy HTTP+SSE
     FLAG_HASHED = 8     # the key is a digest of the id, not the id
 
+cdef enum:
+    FAST_BODY_BYTES_MAX = 65536  # a body beyond is no `initialize` (interface §3.1) and streams through the story
+    COPIED_BYTES_MAX = 8192      # a body up to this joins its head in one buffer; a larger one is sent from where it lies
+
 cdef enum Lane:
     LANE_STORY = 0
     LANE_FAST = 1
@@ -30,10 +34,11 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     cdef Upstream upstream
     cdef Exchange exchange
     cdef bint confirmed
+    cdef int rc
     if not reactor.fast_lane or not listener.fast_lane or head.method != M_POST or head.session < 0 \
             or head.length <= 0 or head.expect >= 0 or head.origin >= 0 or head.minor == 0 or client.hung:
         return LANE_STORY
-    if <Py_ssize_t>head.size + head.length > PIECE:
+    if head.length > FAST_BODY_BYTES_MAX:
         return LANE_STORY
     if head.version >= 0:
         field = &head.fields[head.version]
@@ -75,12 +80,16 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     exchange.session_size = field.value_length
     reactor.fast_requests += 1
     build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0, None)
-    if buffer_put(out, p + head.size, head.length) < 0:
-        raise MemoryError
     exchange.attach(upstream)
     exchange.request_sent = True
     undue(client)
-    if upstream.write(out.data, out.end) < 0:
+    if head.length <= COPIED_BYTES_MAX:
+        if buffer_put(out, p + head.size, head.length) < 0:
+            raise MemoryError
+        rc = upstream.write(out.data, out.end)
+    else:
+        rc = upstream.write_both(out.data, out.end, p + head.size, head.length)
+    if rc < 0:
         out.start = out.end = 0
         upstream.readable = True
         upstream.answer_ready()

@@ -32,6 +32,7 @@ cdef extern from "posix.h" nogil:
     int c_close "close"(int)
     int c_shutdown "shutdown"(int, int)
     int c_socket "socket"(int, int, int)
+    ssize_t fp_send2(int, const void*, size_t, const void*, size_t)
     int fp_accept(int)
     int fp_nodelay(int)
     int fp_connect(int, int, const char*, int, unsigned int)

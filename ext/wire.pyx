@@ -117,6 +117,29 @@ cdef class Wire:
             return -1
         return 0
 
+    cdef int write_both(self, const char* p, Py_ssize_t n, const char* q, Py_ssize_t m) except -2:
+        """`write` of p[0:n] and then q[0:m], in one system call and without copying what the kernel takes at once."""
+        cdef Py_ssize_t sent
+        if self.tls is not None or self.outbox.data != NULL or not self.writable or self.cut or self.closed:
+            if self.write(p, n) < 0:
+                return -1
+            return self.write(q, m)
+        sent = fp_send2(self.fd, p, n, q, m)
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.cut = True
+                return -1
+            sent = 0
+        self.sent += <uint64_t>sent
+        if sent == n + m:
+            return 0
+        self.writable = False
+        if (sent < n and buffer_put(&self.outbox, p + sent, n - sent) < 0) \
+                or buffer_put(&self.outbox, q + (sent - n if sent > n else 0), m - (sent - n if sent > n else 0)) < 0:
+            self.cut = True
+            return -1
+        return 0
+
     cdef int flush(self) except -2:
         """Send what is kept. 1: nothing is left; 0: the kernel is full; -1: dead."""
         cdef Py_ssize_t sent

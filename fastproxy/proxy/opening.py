@@ -47,6 +47,15 @@ class Opening:
         if not self._has_room():
             raise reply.too_many_sessions()
         answer: core.AnswerHead = await ask_any(exchange, core.SESSION_STRIP, for_session=True)
+        index = exchange.endpoint_index
+        try:
+            await self._initialized(exchange, request, body, answer)
+        finally:
+            self._replicas.opened(index)
+
+    async def _initialized(
+        self, exchange: core.Exchange, request: requests.Request, body: bytes, answer: core.AnswerHead
+    ) -> None:
         backend_id = _session_header(answer)
         if backend_id is None or not 200 <= answer.status < 300:
             exchange.relay(core.SESSION_STRIP)
@@ -72,6 +81,15 @@ class Opening:
     async def event_stream(self, exchange: core.Exchange, request: requests.Request, ask_any: AskAny) -> None:
         """A GET for events without a session: legacy HTTP+SSE when its first event is `endpoint`."""
         answer: core.AnswerHead = await ask_any(exchange, core.SESSION_STRIP, for_session=True)
+        index = exchange.endpoint_index
+        try:
+            await self._event_stream(exchange, request, answer)
+        finally:
+            self._replicas.opened(index)
+
+    async def _event_stream(
+        self, exchange: core.Exchange, request: requests.Request, answer: core.AnswerHead
+    ) -> None:
         if not exchange.event_stream or not 200 <= answer.status < 300:
             exchange.relay(core.SESSION_STRIP if answer.status >= 400 else core.SESSION_KEEP)
             return

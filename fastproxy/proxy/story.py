@@ -338,10 +338,14 @@ class Story:
                     raise last
                 raise reply.backend_unavailable()
             tried.add(replica.index)
+            if for_session:
+                self._replicas.opening(replica.index)  # Opening says when it is over
             try:
                 return await self._ask(exchange, replica, rule)
-            except dialer.Unreachable as error:
-                if not exchange.may_repeat:
+            except BaseException as error:
+                if for_session:
+                    self._replicas.opened(replica.index)
+                if not isinstance(error, dialer.Unreachable) or not exchange.may_repeat:
                     raise
                 last = error
 

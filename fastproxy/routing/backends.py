@@ -43,6 +43,7 @@ class Backends:
         self._by_index: dict[int, Replica] = {}
         self._turn = 0
         self._foreign = 0
+        self._openings: dict[int, int] = {}
 
     def apply(self, wanted: Iterable[backend.StaticBackend]) -> None:
         """From now on these are the replicas; those that are not among them leave."""
@@ -111,7 +112,19 @@ class Backends:
             return None
         self._turn += 1
         rule = self._policy if for_session else policy.least_in_flight
-        return candidates[rule([self._load_of(replica) for replica in candidates], self._turn)]
+        return candidates[rule([self._load(replica) for replica in candidates], self._turn)]
+
+    def _load(self, replica: Replica) -> policy.Load:
+        load = self._load_of(replica)
+        return policy.Load(load.sessions + self._openings.get(replica.index, 0), load.in_flight)
+
+    def opening(self, index: int) -> None:
+        """A session is on its way to this replica: it counts until `opened`, so that a burst spreads too."""
+        self._openings[index] = self._openings.get(index, 0) + 1
+
+    def opened(self, index: int) -> None:
+        """It has begun, and is counted where sessions are; or it came to nothing."""
+        self._openings[index] -= 1
 
     def failed(self, replica: Replica, error: str) -> None:
         """A connect to it failed."""
