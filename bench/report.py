@@ -18,6 +18,7 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "p50_us": ("p50 µs", 1, 0),
     "p99_us": ("p99 µs", 1, 0),
     "rss_bytes": ("RSS MB", 1e6, 1),
+    "processes": ("processes", 1, 0),
     "cpu_percent": ("CPU %", 1, 1),
     "streams": ("streams", 1, 0),
     "streams_lost": ("lost", 1, 0),

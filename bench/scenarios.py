@@ -135,6 +135,7 @@ def _measure(on: stage.Stage, command: str, *, warm_up: str) -> Values:
         "p50_us": done["p50_us"],
         "p99_us": done["p99_us"],
         "rss_bytes": on.rss_bytes(),
+        "processes": len(on.processes()),  # two workers that are one process would be no two workers
         "requests": done["requests"],
         "errors": done["errors"] + warmed["errors"],
         "violations": done["violations"] + warmed["violations"],
