@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from fastproxy import errors
-from fastproxy.session import record
+from fastproxy.session import record, store
 
 _COMMONS_MAX = 4_096  # kinds of sessions that are shared; a client that varies its `initialize` can't grow this table
 _SHARDS = 256  # 4,000 sessions in each at a million; a power of two
@@ -129,6 +129,11 @@ class MemoryStore:
         now = self._sweep_one_shard()
         held = self._find(record.store_key(session_id), now)
         return None if held is None else _unpack(held)
+
+    async def find(self, session_id: str) -> store.Found | None:
+        now = self._sweep_one_shard()
+        held = self._find(record.store_key(session_id), now)
+        return None if held is None else store.Found(_unpack(held), held.expires_at - now)
 
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         now = self._sweep_one_shard()

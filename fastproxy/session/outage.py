@@ -127,6 +127,13 @@ class OutageBuffer:
             return created.session
         return None if key in self._deleted else await self._inner.load(session_id)
 
+    async def find(self, session_id: str) -> store.Found | None:
+        key = record.store_key(session_id)
+        created = self._find(key)
+        if created is not None:
+            return store.Found(created.session, created.expires_at - self._clock())
+        return None if key in self._deleted else await self._inner.find(session_id)
+
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
         created = self._find(key)

@@ -149,6 +149,13 @@ class RedisStore:
         value = await self._serve("load", lambda: self._get(key))
         return None if value is None else self._decode(value, key)
 
+    async def find(self, session_id: str) -> store.Found | None:
+        key = record.store_key(session_id)
+        value, milliseconds_left = await self._serve("load", lambda: self._get_with_time(key))
+        session = None if value is None else self._decode(value, key)
+        # Below zero: a record without expiry is not as we have written it; the renewal that is due at once mends that.
+        return None if session is None else store.Found(session, max(0, milliseconds_left) / 1000)
+
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
         arguments = (record.encode(session), expected_generation, *self._ttl, record.VERSION)
@@ -310,6 +317,10 @@ class RedisStore:
                 raise
             return b""  # a list or a hash at our key: not a record, and counted as one that is not
         return value
+
+    async def _get_with_time(self, key: str) -> tuple[bytes | None, int]:
+        value, milliseconds_left = await self._pipeline([("GET", self._prefix + key), ("PTTL", self._prefix + key)])
+        return value, int(milliseconds_left)
 
     def _decode(self, value: bytes, key: str) -> record.SessionRecord | None:
         try:

@@ -9,6 +9,8 @@ into a log.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from fastproxy import errors
 from fastproxy.session import record
 
@@ -18,6 +20,13 @@ Observer = Callable[[str, float, bool], None]
 
 def observe_nothing(operation: str, seconds: float, served: bool) -> None:
     """The observer of who does not count."""
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A record, and how long it stays unless somebody renews it."""
+
+    session: record.SessionRecord
+    seconds_left: float
 
 
 class SessionStore(Protocol):
@@ -50,6 +59,9 @@ class SessionStore(Protocol):
     async def load(self, session_id: str) -> record.SessionRecord | None:
         """The record, or None. A foreign or broken value counts (`bad_records_total`) and is None.
         RecordTooNew: v > VERSION."""
+
+    async def find(self, session_id: str) -> Found | None:
+        """As `load`, with the time that is left: who caches it must know when the next renewal is due."""
 
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         """Replace if present and of that generation; restarts the TTL. Never brings back what was deleted.
