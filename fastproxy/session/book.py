@@ -8,12 +8,20 @@
     in use    a call or a stream is open: renewed for as long as it is
 
 What another replica changes is heard through the store's `watch`: the entry goes, the next request loads it. After a
-gap in that hearing everything is stale: asked of the store again at its next use, used as it is while the store is away.
+gap in that hearing everything is stale: asked of the store again at its next use, used as it is while the store is
+away.
+
+News and answers of the store travel on different connections and may overtake each other. So whoever waits for the
+store holds a `_Look`, which every change to that session, and every gap, makes outdated; what an outdated look has seen
+is good for the request that looked, and never enters the table.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -24,16 +32,49 @@ from fastproxy.session import record, store
 logger = logging.getLogger(__name__)
 
 TOUCH_DELAY_SECONDS = 0.05  # renewals are collected for this long, to share a round trip
+STALE_SECONDS_MAX = 0.1  # how long a request waits to have a stale entry confirmed; a store that hangs costs no more
+IN_USE_LOOKS_PER_TTL = 6  # a session that a stream holds open is renewed while five sixths of its TTL are left
+MAPPED_PURGE_MIN = 1024
+
+# The table's flags hold the last three bits of a record's generation: enough to tell "moved since I looked" from not.
+GENERATION_SHIFT = 4
+GENERATION_MASK = 7
+
+StartTask = Callable[..., asyncio.Task[Any]]
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a session lives, as far as the table knows."""
+    """Where a session lives, as far as the table knows. `generation` is the record's, its last three bits."""
 
     session_id: str
     endpoint: int
     backend_session_id: str | None
     confirmed: bool
     sse: bool
+    generation: int
+
+    def is_of(self, session: record.SessionRecord) -> bool:
+        """Is this the record's generation?"""
+        return self.generation == session.generation & GENERATION_MASK
+
+
+class _Look:
+    """Somebody waits for the store about one session. `outdated`: what will be seen may have changed already."""
+
+    __slots__ = ("outdated",)
+
+    def __init__(self) -> None:
+        self.outdated = False
+
+
+class _Load:
+    """A load that several requests may share."""
+
+    __slots__ = ("look", "task")
+
+    def __init__(self, look: _Look, task: asyncio.Task[Place | None]) -> None:
+        self.look = look
+        self.task = task
 
 
 class Book:
@@ -47,92 +88,66 @@ class Book:
         ttl_seconds: float,
         clock: Callable[[], int],
         locate: Callable[[record.SessionRecord], int | None],
-        start_task: Callable[..., object],
+        start_task: StartTask,
     ) -> None:
         self.table = table
         self.store = sessions
-        self.ttl_seconds = max(1, int(ttl_seconds + 0.999))
-        self.touch_seconds = max(1, int(ttl_seconds / 10))
+        self.ttl_seconds = max(1, math.ceil(ttl_seconds))
+        # Seconds of the relay's clock are whole, so that one more is needed for a tenth to have passed for certain.
+        # Below ten seconds that would leave no time to renew: there it is once a second.
+        self.touch_seconds = math.ceil(ttl_seconds / 10) + 1 if ttl_seconds >= 10 else 1
         self._clock = clock
         self._locate = locate
         self._start_task = start_task
-        self._loading: dict[str, asyncio.Future[record.SessionRecord | None]] = {}
-        self._changed_while_loading: set[str] = set()
+        self._looks: dict[str, list[_Look]] = {}
+        self._loads: dict[str, _Load] = {}
         self._mapped: dict[bytes, str] = {}
+        self._mapped_purge_at = MAPPED_PURGE_MIN
         self._touched: set[str] = set()
         self._touching = False
         self.lookups = {"cache": 0, "store": 0, "missing": 0, "error": 0}
         self.created_total = 0
-        sessions.watch(self._changed, table.mark_all_stale)
+        sessions.watch(self._changed, self._lost_track)
+
+    # ---- what the story asks and says
 
     async def find(self, session_id: str) -> Place | None:
-        """Where the session lives; None: unknown, expired or ended. StoreUnavailable, RecordTooNew as the store says."""
+        """Where the session lives; None: unknown, expired or ended. StoreUnavailable, RecordTooNew: the store says."""
         key = record.store_key(session_id)
         found = self.table.get(key.encode(), self._clock())
-        if found is not None and not found[4] and not found[1] & core.HASHED:
-            self.lookups["cache"] += 1
-            if self._clock() >= found[3]:
-                self.touched(key)
-            return self._place(session_id, key, found[0], found[1])
-        try:
-            session = await self.load(session_id)
-        except errors.StoreUnavailable:
-            if found is not None and not found[1] & core.HASHED:
+        cached: Place | None = None
+        if found is not None:
+            endpoint, flags, _, touch_at, stale = found
+            if bool(flags & core.HASHED) != (key != session_id):
+                self.lookups["missing"] += 1
+                return None  # a plain id that reads like the digest of another
+            cached = self._place(session_id, key, endpoint, flags)
+            if not stale:
                 self.lookups["cache"] += 1
-                return self._place(session_id, key, found[0], found[1])
-            self.lookups["error"] += 1
-            raise
-        except errors.StoreError:
-            self.lookups["error"] += 1
-            raise
-        if session is None or session.session_id != session_id:
-            self.table.remove(key.encode())
-            self._mapped.pop(key.encode(), None)
-            self.lookups["missing"] += 1
-            return None
-        self.lookups["store"] += 1
-        place = self._enter(session, core.CONFIRMED)
-        if key in self._changed_while_loading:
-            self._changed(key)  # somebody changed it after we had read it: good for this request, not for the next
-        return place
+                if self._clock() >= touch_at:
+                    self.touched(key)
+                return cached
+        return await self._find_in_store(session_id, key, cached)
 
     async def load(self, session_id: str) -> record.SessionRecord | None:
-        """The record itself; callers at the same moment share one load."""
-        running = self._loading.get(session_id)
-        if running is not None:
-            return await asyncio.shield(running)
-        future = asyncio.get_running_loop().create_future()
-        self._loading[session_id] = future
-        self._changed_while_loading.discard(record.store_key(session_id))
-        try:
-            session = await self.store.load(session_id)
-        except BaseException as error:
-            if isinstance(error, errors.FastproxyError):
-                future.set_exception(error)
-                future.exception()  # seen: it is not an error if nobody shared the load
-            else:
-                future.cancel()
-            raise
-        else:
-            future.set_result(session)
-            return session
-        finally:
-            del self._loading[session_id]
+        """The record as it is in the store now."""
+        return await self.store.load(session_id)
 
     async def create(self, session: record.SessionRecord) -> bool:
         """Remember a new session. False: its id is taken."""
-        if not await self.store.create(session):
-            return False
-        self.created_total += 1
-        self._enter(session, 0)
+        with self._looking(record.store_key(session.session_id)) as look:
+            if not await self.store.create(session):
+                return False
+            self.created_total += 1
+            self._enter(session, 0, look)
         return True
 
-    async def move(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
-        """The session lives elsewhere now. False: it was moved or ended by somebody else meanwhile."""
-        if not await self.store.update(session, expected_generation=expected_generation):
-            return False
-        self._enter(session, 0)
-        return True
+    async def move(self, session: record.SessionRecord, *, expected_generation: int) -> Place | None:
+        """The session lives elsewhere now: there. None: it was moved or ended by somebody else meanwhile."""
+        with self._looking(record.store_key(session.session_id)) as look:
+            if not await self.store.update(session, expected_generation=expected_generation):
+                return None
+            return self._enter(session, 0, look)
 
     async def forget(self, session_id: str) -> None:
         """The session has ended."""
@@ -143,76 +158,40 @@ class Book:
 
     def drop(self, session_id: str) -> None:
         """The table's entry goes; the store is asked next time."""
-        key = record.store_key(session_id).encode()
-        self.table.remove(key)
-        self._mapped.pop(key, None)
-
-    def enter(self, session: record.SessionRecord) -> Place | None:
-        """The table learns what a caller has just loaded."""
-        return self._enter(session, core.CONFIRMED)
+        self._changed(record.store_key(session_id))
 
     def confirm(self, place: Place) -> None:
-        """The session has had a 2xx answer."""
+        """The session has had a 2xx answer at that place."""
         key = record.store_key(place.session_id).encode()
         found = self.table.get(key, self._clock())
-        if found is not None:
+        if found is not None and _generation(found[1]) == place.generation:
             self.table.set_flags(key, found[1] | core.CONFIRMED)
+
+    # ---- renewal
 
     def touched(self, key: str) -> None:
         """The session was used, and its TTL wants renewal."""
         now = self._clock()
         self.table.renew(key.encode(), now + self.ttl_seconds, now + self.touch_seconds)
-        self._touched.add(key)
-        if not self._touching:
-            self._touching = True
-            self._start_task(self._renew(), name="renew sessions")
+        self._renew_soon(key)
 
     async def keep_in_use(self, in_use: Callable[[], Iterable[str]]) -> None:
         """For ever: renew the sessions that `in_use` names, whose calls or streams outlast a part of the TTL."""
         while True:
-            await asyncio.sleep(self.ttl_seconds / 3)
-            for session_id in in_use():
-                self.touched(record.store_key(session_id))
+            await asyncio.sleep(self.ttl_seconds / IN_USE_LOOKS_PER_TTL)
+            for session_id in set(in_use()):
+                key = record.store_key(session_id)
+                found = self.table.get(key.encode(), self._clock())
+                if found is None or found[4]:
+                    self._renew_soon(key)  # and stays unknown, or stale: a renewal tells nothing of where it lives
+                elif self._clock() >= found[3]:
+                    self.touched(key)
 
-    def _place(self, session_id: str, key: str, endpoint: int, flags: int) -> Place:
-        return Place(
-            session_id,
-            endpoint,
-            self._mapped.get(key.encode()) if flags & core.MAPPED else None,
-            bool(flags & core.CONFIRMED),
-            bool(flags & core.SSE),
-        )
-
-    def _enter(self, session: record.SessionRecord, flags: int) -> Place | None:
-        endpoint = self._locate(session)
-        if endpoint is None:
-            return None
-        key = record.store_key(session.session_id)
-        place = key.encode()
-        if session.backend_session_id is not None:
-            flags |= core.MAPPED
-            self._mapped[place] = session.backend_session_id
-        else:
-            self._mapped.pop(place, None)
-        if session.transport == "sse":
-            flags |= core.SSE
-        if key != session.session_id:
-            flags |= core.HASHED
-        now = self._clock()
-        evicted = self.table.put(
-            place, endpoint, flags=flags, expires=now + self.ttl_seconds, touch_at=now + self.touch_seconds
-        )
-        if evicted is not None:
-            self._mapped.pop(evicted, None)
-        return self._place(session.session_id, key, endpoint, flags)
-
-    def _changed(self, key: str) -> None:
-        if self._loading:
-            self._changed_while_loading.add(key)
-        else:
-            self._changed_while_loading.clear()
-        self.table.remove(key.encode())
-        self._mapped.pop(key.encode(), None)
+    def _renew_soon(self, key: str) -> None:
+        self._touched.add(key)
+        if not self._touching:
+            self._touching = True
+            self._start_task(self._renew(), name="renew sessions")
 
     async def _renew(self) -> None:
         await asyncio.sleep(TOUCH_DELAY_SECONDS)
@@ -225,3 +204,131 @@ class Book:
             return
         for key in missing:
             self._changed(key)
+
+    # ---- the store behind the table
+
+    async def _find_in_store(self, session_id: str, key: str, cached: Place | None) -> Place | None:
+        load = self._loads.get(session_id)
+        if load is None or load.look.outdated:
+            look = _Look()
+            load = _Load(look, self._start_task(self._load_place(session_id, key, look), name="load a session"))
+            self._loads[session_id] = load
+        if cached is not None:
+            done, _ = await asyncio.wait({load.task}, timeout=STALE_SECONDS_MAX)
+            if not done:
+                self.lookups["cache"] += 1
+                return cached
+        try:
+            place = await asyncio.shield(load.task)
+        except errors.StoreUnavailable:
+            if cached is not None:
+                self.lookups["cache"] += 1
+                return cached
+            self.lookups["error"] += 1
+            raise
+        except errors.StoreError:
+            self.lookups["error"] += 1
+            raise
+        self.lookups["missing" if place is None else "store"] += 1
+        return place
+
+    async def _load_place(self, session_id: str, key: str, look: _Look) -> Place | None:
+        try:
+            with self._looking(key, look):
+                found = await self.store.find(session_id)
+                if found is None or found.session.session_id != session_id:
+                    self._changed(key)
+                    return None
+                return self._enter(found.session, core.CONFIRMED, look, found.seconds_left)
+        finally:
+            if self._loads[session_id].look is look:
+                del self._loads[session_id]
+
+    @contextlib.contextmanager
+    def _looking(self, key: str, look: _Look | None = None) -> Iterator[_Look]:
+        look = look or _Look()
+        looks = self._looks.setdefault(key, [])
+        looks.append(look)
+        try:
+            yield look
+        finally:
+            looks.remove(look)
+            if not looks:
+                del self._looks[key]
+
+    def _changed(self, key: str) -> None:
+        for look in self._looks.get(key, ()):
+            look.outdated = True
+        self.table.remove(key.encode())
+        self._mapped.pop(key.encode(), None)
+
+    def _lost_track(self) -> None:
+        for looks in self._looks.values():
+            for look in looks:
+                look.outdated = True
+        self.table.mark_all_stale()
+
+    # ---- the table
+
+    def _place(self, session_id: str, key: str, endpoint: int, flags: int) -> Place:
+        return Place(
+            session_id,
+            endpoint,
+            self._mapped.get(key.encode()) if flags & core.MAPPED else None,
+            bool(flags & core.CONFIRMED),
+            bool(flags & core.SSE),
+            _generation(flags),
+        )
+
+    def _enter(
+        self, session: record.SessionRecord, flags: int, look: _Look, seconds_left: float | None = None
+    ) -> Place | None:
+        """The session's place, in the table too unless the look is outdated. None: no such replica."""
+        endpoint = self._locate(session)
+        if endpoint is None:
+            return None
+        flags |= (session.generation & GENERATION_MASK) << GENERATION_SHIFT
+        if session.transport == "sse":
+            flags |= core.SSE
+        if not look.outdated:
+            self._put(session, endpoint, flags, self.ttl_seconds if seconds_left is None else seconds_left)
+        return Place(
+            session.session_id,
+            endpoint,
+            session.backend_session_id,
+            bool(flags & core.CONFIRMED),
+            bool(flags & core.SSE),
+            _generation(flags),
+        )
+
+    def _put(self, session: record.SessionRecord, endpoint: int, flags: int, seconds_left: float) -> None:
+        key = record.store_key(session.session_id)
+        place = key.encode()
+        if session.backend_session_id is not None:
+            flags |= core.MAPPED
+            self._map(place, session.backend_session_id)
+        else:
+            self._mapped.pop(place, None)
+        if key != session.session_id:
+            flags |= core.HASHED
+        now = self._clock()
+        # Another replica may have renewed it long ago: its next renewal is due by that one's clock, not by this load.
+        used_seconds_ago = max(0.0, self.ttl_seconds - seconds_left)
+        touch_at = now + max(0, math.ceil(self.touch_seconds - used_seconds_ago))
+        evicted = self.table.put(
+            place, endpoint, flags=flags, expires=now + max(1, math.ceil(seconds_left)), touch_at=touch_at
+        )
+        if evicted is not None:
+            self._mapped.pop(evicted, None)
+        if touch_at <= now:
+            self.touched(key)
+
+    def _map(self, place: bytes, backend_session_id: str) -> None:
+        self._mapped[place] = backend_session_id
+        if len(self._mapped) >= self._mapped_purge_at:  # entries expire in the table without a word
+            self._mapped = {key: known for key, known in self._mapped.items() if key == place or key in self.table}
+            self._mapped_purge_at = max(MAPPED_PURGE_MIN, 2 * len(self._mapped))
+
+
+def _generation(flags: int) -> int:
+    return flags >> GENERATION_SHIFT & GENERATION_MASK
