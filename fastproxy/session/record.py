@@ -55,6 +55,7 @@ _record_decoder = msgspec.json.Decoder(SessionRecord)
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _version_decoder = msgspec.json.Decoder(_Versioned)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5
 
 
 def store_key(session_id: str) -> str:
@@ -85,6 +86,8 @@ def decode(stored: bytes, *, key: str) -> SessionRecord:
         raise BadRecord(f"not a session record: v={session.v} generation={session.generation}")
     if not _is_id(session.session_id) or store_key(session.session_id) != key:
         raise BadRecord("not this session's record: it names another id")
+    if not _is_speakable(session):
+        raise BadRecord("not a session record: a member can't be said in a request's head")
     unknown = {name: msgspec.Raw(bytes(value)) for name, value in members.items() if name not in _KNOWN}
     return msgspec.structs.replace(session, unknown=unknown or msgspec.UNSET)
 
@@ -119,6 +122,17 @@ def timestamp(unix_seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds, the form of `created_at` and `updated_at`."""
     moment = datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _is_speakable(session: SessionRecord) -> bool:
+    # These travel in heads of our own (a recovery, a DELETE): Latin-1 there, and nothing that would end a line.
+    values = (session.backend_session_id or "", session.protocol_version, session.path)
+    return (
+        all(_FIELD_VALUE.fullmatch(value) is not None for value in values)
+        and session.path.startswith("/")
+        and " " not in session.path
+        and session.transport in ("streamable-http", "sse")
+    )
 
 
 def _is_id(session_id: str) -> bool:
