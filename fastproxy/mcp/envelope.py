@@ -43,9 +43,11 @@ def read(body: bytes) -> Envelope | None:
     """The envelope of a body that is a JSON object, else None."""
     try:
         wire = _decoder.decode(body)
+        # What was skipped over is not known to be text yet, and an id will be repeated in an answer of ours.
+        method = msgspec.json.decode(wire.method, type=str) if bytes(wire.method)[:1] == b'"' else None
+        bytes(wire.id).decode("utf-8")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    method = msgspec.json.decode(wire.method, type=str) if bytes(wire.method)[:1] == b'"' else None
     id_text = bytes(wire.id)
     return Envelope(method, id_text if id_text[:1] and id_text[:1] in b'"-0123456789' else None)
 

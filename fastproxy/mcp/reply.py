@@ -97,7 +97,9 @@ class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
     data: dict[str, object] | None = None
 
 
-def render(refusal: Refusal, asked: envelope.Envelope | None, *, legacy: bool) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def render(
+    refusal: Refusal, asked: envelope.Envelope | None, *, legacy: bool
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, fields and body of the answer to a message with this envelope (None: unknown, or not one message)."""
     id_text = asked.id if asked is not None else None
     in_band = refusal.in_band and legacy and asked is not None and asked.is_request
