@@ -352,6 +352,8 @@ cdef class Exchange:
         self.must_live()
         if self.phase != P_HEAD:
             raise RuntimeError("no answer to relay")
+        self.wait = W_NONE  # an inspection that was given up
+        self.waiter = None
         if not self.head_sent:
             scan_response_head(self.answer_head.data, buffer_size(&self.answer_head), head)
             self.begin_answer(out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))

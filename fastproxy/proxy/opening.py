@@ -23,7 +23,7 @@ from fastproxy.wire import request as requests
 logger = logging.getLogger(__name__)
 
 RESULT_BYTES_MAX = 65536  # of the answer that is read for the negotiated version
-RESULT_SECONDS_MAX = 5.0  # for which its head waits for that; servers answer within milliseconds
+RESULT_SECONDS_MAX = 1.0  # for which its head waits for that; servers answer within milliseconds
 ENDPOINT_BYTES_MAX = 65536
 
 AskAny = Callable[..., Coroutine[Any, Any, core.AnswerHead]]
@@ -33,12 +33,19 @@ class Opening:
     """Forwards what opens a session, and remembers what comes of it."""
 
     def __init__(
-        self, sessions: book.Book, replicas: backends.Backends, rescue: recovery.Recovery, *, room: Callable[[], bool]
+        self,
+        sessions: book.Book,
+        replicas: backends.Backends,
+        rescue: recovery.Recovery,
+        *,
+        room: Callable[[], bool],
+        start_task: book.StartTask,
     ) -> None:
         self._book = sessions
         self._replicas = replicas
         self._recovery = rescue
         self._has_room = room
+        self._start_task = start_task
 
     async def initialize(
         self, exchange: core.Exchange, request: requests.Request, body: bytes, ask_any: AskAny
@@ -87,17 +94,21 @@ class Opening:
         finally:
             self._replicas.opened(index)
 
-    async def _event_stream(
-        self, exchange: core.Exchange, request: requests.Request, answer: core.AnswerHead
-    ) -> None:
+    async def _event_stream(self, exchange: core.Exchange, request: requests.Request, answer: core.AnswerHead) -> None:
         if not exchange.event_stream or not 200 <= answer.status < 300:
             exchange.relay(core.SESSION_STRIP if answer.status >= 400 else core.SESSION_KEEP)
             return
+        # A stateless server's stream may be silent for hours, so that its head can't wait for the first event.
         exchange.send_head(core.SESSION_KEEP)
-        text, end, uri = await self._first_event(exchange)
-        if uri is not None:
-            event = await self._learn(exchange, request, text[:end], uri)
-            exchange.replace_held(event + text[end:])
+        try:
+            text, end, uri = await self._first_event(exchange)
+            if uri is not None:
+                event = await self._learn(exchange, request, text[:end], uri)
+                exchange.replace_held(event + text[end:])
+        except (errors.StoreError, reply.Refusal, core.UpstreamLost) as error:
+            logger.warning("a legacy event stream was ended before its session began: reason=%s", error)
+            exchange.abort("no_session")  # with the head gone, the end of the stream is all that can be said
+            return
         exchange.relay()
 
     async def _first_event(self, exchange: core.Exchange) -> tuple[bytes, int, str | None]:
@@ -142,7 +153,7 @@ class Opening:
     def _event_stream_closed(self, exchange: core.Exchange) -> None:
         """The stream was the session (spec 2024-11-05)."""
         self._book.drop(exchange.note)
-        asyncio.get_running_loop().create_task(self._forget(exchange.note), name="forget a session")
+        self._start_task(self._forget(exchange.note), name="forget a session")
 
     async def _forget(self, session_id: str) -> None:
         try:

@@ -72,7 +72,9 @@ class Plane:
         self.reactor.touch_seconds = self.book.touch_seconds
         self.dialer = dialer.Dialer(self.reactor, clock=time.monotonic)
         self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
-        self.opening = opening.Opening(self.book, self.backends, self.recovery, room=self._has_room)
+        self.opening = opening.Opening(
+            self.book, self.backends, self.recovery, room=self._has_room, start_task=self.tasks.start
+        )
         self.guard = guard.Guard(
             hosts=config.allowed_host,
             origins=config.allowed_origin,

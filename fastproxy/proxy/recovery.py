@@ -9,6 +9,7 @@ ended. Nothing here brings a record back: the update is refused when the record 
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
@@ -29,6 +30,7 @@ WAIT_SECONDS_MAX = 20.0  # for somebody else's recovery, before the request is r
 
 _ACCEPT = (b"Accept", b"application/json, text/event-stream")
 _JSON = (b"Content-Type", b"application/json")
+_INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
 Fields = list[tuple[bytes, bytes]]
 StartTask = Callable[..., asyncio.Task[Any]]
@@ -72,11 +74,8 @@ class Recovery:
         give_up = time.monotonic() + WAIT_SECONDS_MAX
         while True:
             session = await self._book.load(session_id)
-            if session is None:
-                self._book.drop(session_id)
-                return None
-            if self._has_moved(session, place):
-                return self._book.enter(session)
+            if session is None or self._has_moved(session, place):
+                return await self._look_again(session_id)
             if await self._book.store.claim(session_id, owner, CLAIM_SECONDS):
                 break
             if time.monotonic() > give_up:
@@ -90,16 +89,16 @@ class Recovery:
             await self._release(session_id, owner)
 
     def _has_moved(self, session: record.SessionRecord, place: book.Place) -> bool:
-        """Has somebody recovered it since the caller last looked?"""
+        """Has somebody recovered it since the caller last looked? By its generation, for a backend may hand out the
+        same id again; by its place too, for an id that was ended and opened anew begins with the first generation."""
         replica = self._replicas.find(session.backend_url, session.backend_pod)
-        return session.backend_session_id != place.backend_session_id or (
-            replica is not None and replica.index != place.endpoint
-        )
+        return not place.is_of(session) or (replica is not None and replica.index != place.endpoint)
 
     async def _keep_claim(self, session_id: str, owner: str) -> None:
         while True:
             await asyncio.sleep(CLAIM_RENEWAL_SECONDS)
-            await self._book.store.claim(session_id, owner, CLAIM_SECONDS)
+            with contextlib.suppress(errors.StoreError):  # the compare-and-set at the end is what protects the record
+                await self._book.store.claim(session_id, owner, CLAIM_SECONDS)
 
     async def _release(self, session_id: str, owner: str) -> None:
         try:
@@ -109,20 +108,23 @@ class Recovery:
 
     async def _move(self, place: book.Place, avoid: frozenset[int], fields: Fields) -> book.Place | None:
         session = await self._book.load(place.session_id)  # again: the claim may have come after a winner's release
-        if session is None:
-            self._book.drop(place.session_id)
-            return None
-        if self._has_moved(session, place):
-            return self._book.enter(session)
+        if session is None or self._has_moved(session, place):
+            return await self._look_again(place.session_id)
         moved = await self._open_anew(session, avoid, fields)
-        if await self._book.move(moved, expected_generation=session.generation):
-            return self._book.enter(moved)
+        try:
+            found = await self._book.move(moved, expected_generation=session.generation)
+        except errors.StoreError:
+            await self.end_at_backend(moved, fields)  # should the update have come through, the next recovery mends it
+            raise
+        if found is not None:
+            return found
         await self.end_at_backend(moved, fields)
-        current = await self._book.load(place.session_id)
-        if current is None:
-            self._book.drop(place.session_id)
-            return None
-        return self._book.enter(current)
+        return await self._look_again(place.session_id)
+
+    async def _look_again(self, session_id: str) -> book.Place | None:
+        """Where somebody else has brought it; None when it has ended."""
+        self._book.drop(session_id)
+        return await self._book.find(session_id)
 
     async def _open_anew(
         self, session: record.SessionRecord, avoid: frozenset[int], fields: Fields
@@ -160,15 +162,13 @@ class Recovery:
             unix_seconds=time.time(),
         )
         initialized = [*opening, *session_fields(moved)]
-        ready = await self._ask(
-            replica,
-            "POST",
-            session.path,
-            initialized,
-            b'{"jsonrpc":"2.0","method":"notifications/initialized"}',
-        )
-        if not 200 <= ready.status < 300:
-            raise dialogue.DialogueFailed(f"notifications/initialized was answered {ready.status}")
+        try:
+            ready = await self._ask(replica, "POST", session.path, initialized, _INITIALIZED)
+            if not 200 <= ready.status < 300:
+                raise dialogue.DialogueFailed(f"notifications/initialized was answered {ready.status}")
+        except dialogue.DialogueFailed:
+            await self.end_at_backend(moved, fields)
+            raise
         return moved
 
     async def end_at_backend(self, session: record.SessionRecord, fields: Fields) -> None:

@@ -1,7 +1,7 @@
 """The process around the data plane: sockets, signals, the first two lines on standard output, drain, exit codes.
 
-    start -> listen -> serve -> SIGTERM or POST /drain -> drain-delay: all goes on, readiness says 503
-          -> no new connections, answers say `Connection: close` -> requests finish, streams end at an event -> exit 0
+start -> listen -> serve -> SIGTERM or POST /drain -> drain-delay: all goes on, readiness says 503
+      -> no new connections, answers say `Connection: close` -> requests finish, streams end at an event -> exit 0
 """
 
 import asyncio
@@ -212,4 +212,3 @@ def bound(fd: int) -> str:
 def trusts(config: schema.ServeConfig) -> guard.Trusts | None:
     """Is a peer's word about the client before it believed? None: nobody's is."""
     return guard.Trusts(config.trusted_proxy) if config.trusted_proxy else None
-

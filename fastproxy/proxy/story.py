@@ -10,12 +10,11 @@ leaves. Refusals are raised where the fault is known and answered in one place, 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from fastproxy import errors
 from fastproxy._ext import core
-from fastproxy.mcp import envelope, reply, revision
+from fastproxy.mcp import envelope, reply
 from fastproxy.proxy import dialer, guard, opening, recovery
 from fastproxy.routing import backends
 from fastproxy.session import book
@@ -63,6 +62,7 @@ class Story:
         self._on_failure = on_failure
         self._endpoint_of = endpoint_of
         self._start_task = start_task
+        self._id_bytes_max = max(PEEK_BYTES_MAX, reactor.replay_bytes_max)  # of a body that is read for its id alone
         self._streams_closed: dict[str, float] = {}
         self.resumed = 0
 
@@ -104,6 +104,8 @@ class Story:
                 await self._refuse(exchange, reply.store_unavailable())
             except dialer.Unreachable as error:
                 await self._refuse(exchange, reply.backend_unreachable(str(error)))
+            except core.UpstreamLost as lost:  # in the middle of an answer that was being looked at
+                await self._refuse(exchange, self._lost(lost))
         except core.ExchangeOver:
             return  # nobody is left to be answered
         except Exception:
@@ -113,9 +115,14 @@ class Story:
     async def _refuse(self, exchange: Exchange, refusal: reply.Refusal) -> None:
         body, whole = exchange.body
         length = exchange.body_length
-        if not whole and exchange.has_body and not exchange.awaits_continue and exchange.may_repeat \
-                and (length is None or length <= PEEK_BYTES_MAX):
-            body, whole = await exchange.peek(PEEK_BYTES_MAX)
+        if (
+            not whole
+            and exchange.has_body
+            and not exchange.awaits_continue
+            and exchange.may_repeat
+            and (length is None or length <= self._id_bytes_max)
+        ):
+            body, whole = await exchange.peek(self._id_bytes_max)
         asked = envelope.read(body) if whole and body else None
         status, fields, answer = reply.render(refusal, asked, legacy=not exchange.modern)
         logger.info("refused: status=%d reason=%s detail=%s", refusal.status, refusal.reason, refusal)
@@ -154,7 +161,8 @@ class Story:
     async def _serve_anybody(self, exchange: Exchange, request: Request, rule: int) -> None:
         answer = await self._ask_any(exchange, rule, for_session=False)
         # Servers put ids that are dead at birth on their error answers (mcp.md §0.6).
-        dead = answer.status >= 400 and b"mcp-session-id" not in request.headers
+        carried = rule == core.SESSION_KEEP and b"mcp-session-id" in request.headers
+        dead = answer.status >= 400 and not carried
         exchange.relay(core.SESSION_STRIP if dead else core.SESSION_KEEP)
 
     async def _serve_legacy_post(self, exchange: Exchange, request: Request, session_id: str) -> None:
@@ -252,8 +260,10 @@ class Story:
             return False
         try:
             session = await self._book.load(place.session_id)
-        except errors.StoreError:
-            return False  # nothing to recover from: the client gets the backend's own word
+        except errors.StoreUnavailable:
+            if answer.status == 404:
+                raise  # passed on it would end the session for good; told to come back, the client keeps it
+            return False
         if session is None:
             return True  # it was ended meanwhile: the recovery will say so
         if session.path.partition("?")[0] != request.path:
@@ -266,7 +276,8 @@ class Story:
         _, error = envelope.outcome(body) if whole else (None, None)
         if error is None:
             return False
-        return error.get("code") == -32000 or (place.backend_session_id or place.session_id) in str(error.get("message"))
+        named = place.backend_session_id or place.session_id
+        return error.get("code") == -32000 or named in str(error.get("message"))
 
     async def _end_session(self, exchange: Exchange, place: book.Place) -> None:
         """DELETE: the record is gone before the answer leaves, unless the backend keeps the session."""
@@ -325,9 +336,7 @@ class Story:
                     raise dialer.Unreachable(f"{replica.url}: the connection was closed before the request") from lost
                 again = True
 
-    async def _ask_any(
-        self, exchange: Exchange, rule: int, *, for_session: bool
-    ) -> core.AnswerHead:
+    async def _ask_any(self, exchange: Exchange, rule: int, *, for_session: bool) -> core.AnswerHead:
         """The answer's head of whoever gets what is new; the next replica when one can't be reached."""
         tried: set[int] = set()
         last: dialer.Unreachable | None = None

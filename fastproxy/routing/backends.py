@@ -35,7 +35,9 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
 class Backends:
     """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index."""
 
-    def __init__(self, choose: str, load_of: Callable[[Replica], policy.Load], add: Callable[[backend.StaticBackend], int]):
+    def __init__(
+        self, choose: str, load_of: Callable[[Replica], policy.Load], add: Callable[[backend.StaticBackend], int]
+    ):
         self._policy = policy.POLICIES[choose]
         self._load_of = load_of
         self._add = add
@@ -105,7 +107,7 @@ class Backends:
         return [replica for replica in self._by_url.values() if replica.state == "live"]
 
     def choose(self, *, for_session: bool, without: Iterable[int] = ()) -> Replica | None:
-        """Who gets what is new: by the owner's policy for a session, the least loaded otherwise. None: nobody is live."""
+        """Who gets what is new: by the owner's policy for a session, else the least loaded. None: nobody is live."""
         excluded = set(without)
         candidates = [replica for replica in self.live() if replica.index not in excluded]
         if not candidates:

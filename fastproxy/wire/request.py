@@ -1,4 +1,4 @@
-"""A request's head as the story reads it: text with a lookup by name. Bytes are Latin-1 here, as HTTP has them. Sans-io."""
+"""A request's head as the story reads it: text with a lookup by name; bytes are Latin-1, as HTTP has them. Sans-io."""
 
 from urllib.parse import parse_qsl, urlsplit
 
