@@ -33,6 +33,7 @@ cdef class Listener:
     cdef public object tls_context
     cdef public bint fast_lane
     cdef public bint any_host
+    cdef bint counted               # its requests are what the metrics tell of (the admin's own are not)
     cdef public object trusts       # called with a peer's address: is it a trusted proxy? None: nobody is
     cdef list hosts                 # Host values that the story has approved; a few
     cdef Reactor reactor
@@ -182,7 +183,8 @@ cdef class Client(Wire):
         self.state = CLIENT_BUSY
         self.served = True
         self.resume = 0
-        self.reactor.in_flight += 1
+        if self.listener.counted:
+            self.reactor.in_flight += 1
         return exchange
 
     cdef int begin(self, const char* p, Py_ssize_t size, Head* head) except -1:
@@ -250,7 +252,8 @@ cdef class Client(Wire):
         return 0
 
     cdef int refuse(self, int status, const char* reason) except -1:
-        self.reactor.count_refusal(status, reason)
+        if self.listener.counted:
+            self.reactor.count_refusal(status, reason)
         self.say_refusal(status, reason)
         return self.linger()
 

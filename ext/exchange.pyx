@@ -828,6 +828,7 @@ cdef class Exchange:
             raise MemoryError
         if self.body_left:
             buffer_skip(&client.inbox, self.body_left)
+        self.body_seen = self.body_left
         self.body_left = 0
         self.cursor = buffer_size(&self.kept)
         self.reactor.handler.resume(self, self.door_answer() if self.phase == P_HEAD else None)

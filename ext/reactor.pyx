@@ -236,6 +236,7 @@ cdef class Reactor:
         listener.tls_context = tls_context
         listener.fast_lane = fast_lane
         listener.hosts = []
+        listener.counted = tag != "admin"
         listener.reactor = self
         event.events = EPOLLIN
         event.data_ptr = <void*>listener
@@ -263,7 +264,8 @@ cdef class Reactor:
                     continue
                 return 0
             taken += 1
-            self.accepted += 1
+            if listener.counted:
+                self.accepted += 1
             client = Client.__new__(Client)
             client.reactor = self
             client.listener = listener
@@ -376,7 +378,10 @@ cdef class Reactor:
 
     cdef void count(self, Exchange exchange) noexcept:
         cdef int status = exchange.status, i
+        cdef Listener listener = exchange.listener
         cdef double seconds = <double>(fp_clock_ns() - exchange.started_ns) / 1e9
+        if not listener.counted:
+            return
         self.in_flight -= 1
         if status <= 0 or status >= STATUSES:
             status = 499 if exchange.over == "client_gone" else 0
