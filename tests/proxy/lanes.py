@@ -146,7 +146,7 @@ class Lanes:
                 took = lane.fast_requests - before
                 assert took == (fast if lane is self.fast else 0), f"{took} took the fast lane\n{lane.proxy.log_tail()}"
             assert lane.metric("fastproxy_relay_faults_total") == 0, lane.proxy.log_tail()
-        assert told[0] == told[1], "the lanes differ"
+        assert told[0] == told[1], f"the story alone: {told[0]!r}\nwith the fast lane: {told[1]!r}"
         return told[1]
 
 
