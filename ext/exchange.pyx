@@ -295,10 +295,10 @@ cdef class Exchange:
             self.request_broken = True
             upstream.readable = True
         out.start = out.end = 0
-        if self.body_done:
+        if self.body_done and self.cursor == buffer_size(&self.kept):
             self.request_sent = True
         else:
-            self.pump_request()
+            self.pump_request()  # what is kept may be more than one piece
         if self.upstream is not None and self.phase == P_SENT:
             due(self.upstream, DUE_RESPONSE)
             if self.upstream.readable:
