@@ -291,10 +291,15 @@ class Fleet:
             if not replica.alive:
                 replica.start()
             replica.reset()
-        if self.redis is not None:
-            self.redis.execute("FLUSHALL")
+        if self.redis is not None and (names := self.redis.execute("KEYS", PREFIX + "*")):
+            self.redis.execute("DEL", *names)  # by name, so that the proxies hear of each
         for proxy in self.proxies:
             actors_wire._await(lambda proxy=proxy: are_live(proxy), actors_wire.WAIT_SECONDS_MAX, "all replicas live")
+            actors_wire._await(
+                lambda proxy=proxy: proxy.metrics().value("fastproxy_sessions_active") == 0,
+                actors_wire.WAIT_SECONDS_MAX,
+                "no session is left",
+            )
         for replica in self.replicas:
             replica.requests.clear()
 
