@@ -28,6 +28,7 @@ cdef class Endpoint:
     cdef readonly int connecting
     cdef readonly int in_flight      # exchanges
     cdef readonly int streams        # event streams among them
+    cdef uint32_t moves              # how often its name has come to mean another address
     cdef uint64_t* counts            # [method][status]
 
     def __cinit__(self, int index, str url, str pod, bytes authority, bytes prefix, str hostname, int port, tls_context):
@@ -70,6 +71,11 @@ cdef class Endpoint:
         while self.spare:
             upstream = self.spare.pop()
             upstream.shut()
+
+    def moved(self):
+        """Its name means another address now: connections to the old one serve what they have, and nothing new."""
+        self.moves += 1
+        self.close_spares()
 
     def answers(self):
         """[(method, status, count)] of the exchanges that ended here."""

@@ -23,6 +23,7 @@ cdef class Reactor:
     cdef list later                 # clients with something left to do in this wake-up
     cdef list listeners
     cdef list endpoints
+    cdef Endpoint gone              # stands where an endpoint was dropped
     cdef object sweeper
     cdef DueList dues[DUES]
     cdef uint64_t now_ms
@@ -66,6 +67,8 @@ cdef class Reactor:
         self.later = []
         self.listeners = []
         self.endpoints = []
+        self.gone = Endpoint(0, "", None, b"", b"", "", 0, None)
+        self.gone.live = False
         self.fast_lane = True
         self.head_bytes_max = 32768
         self.body_bytes_max = 8 << 20
@@ -302,11 +305,27 @@ cdef class Reactor:
 
     # ---- backends
 
-    def add_endpoint(self, str url, str pod, bytes authority, bytes prefix, str hostname, int port, tls_context=None):
-        """A new Endpoint; its index is never used again for another."""
-        endpoint = Endpoint(len(self.endpoints), url, pod, authority, prefix, hostname, port, tls_context)
-        self.endpoints.append(endpoint)
+    def add_endpoint(self, str url, str pod, bytes authority, bytes prefix, str hostname, int port, tls_context=None,
+                     int index=-1):
+        """A new Endpoint. `index`: that of one that was dropped, once nobody can mean that one any more."""
+        if index < 0:
+            index = len(self.endpoints)
+            if index >= TABLE_ENDPOINTS:
+                raise OverflowError("every index of an endpoint has been given away")
+            self.endpoints.append(self.gone)
+        elif self.endpoints[index] is not self.gone:
+            raise ValueError(f"endpoint {index} has not been dropped")
+        endpoint = Endpoint(index, url, pod, authority, prefix, hostname, port, tls_context)
+        self.endpoints[index] = endpoint
         return endpoint
+
+    def drop_endpoint(self, Endpoint endpoint not None):
+        """Let go of an endpoint; False when the table names it, or somebody is asking it."""
+        if self.table.counts[endpoint.index] or endpoint.in_flight or endpoint.busy or endpoint.connecting:
+            return False
+        endpoint.close_spares()
+        self.endpoints[endpoint.index] = self.gone
+        return True
 
     def connect(self, Endpoint endpoint not None, str address):
         """Begin to connect to a literal address: future of an Upstream in hand, ConnectFailed otherwise."""
@@ -322,6 +341,7 @@ cdef class Reactor:
         future = self.loop.create_future()
         upstream.reactor = self
         upstream.endpoint = endpoint
+        upstream.move = endpoint.moves
         upstream.ready = future
         upstream.fd = c_socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if upstream.fd < 0:
@@ -346,7 +366,8 @@ cdef class Reactor:
         if upstream.closed:
             return
         if upstream.hung or upstream.failed or upstream.cut or not upstream.reusable or self.closing \
-                or upstream.outbox.data != NULL or upstream.inbox.data != NULL:
+                or upstream.outbox.data != NULL or upstream.inbox.data != NULL \
+                or upstream.move != upstream.endpoint.moves:
             upstream.shut()
             return
         upstream.state = U_IDLE

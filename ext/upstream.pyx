@@ -15,6 +15,7 @@ cdef class Upstream(Wire):
     cdef Exchange exchange
     cdef object ready             # future of the connect
     cdef uint64_t mark            # bytes sent before the present exchange
+    cdef uint32_t move            # of its endpoint, when it was opened
     cdef uint8_t state
     cdef bint established         # TCP is up
     cdef bint reusable
