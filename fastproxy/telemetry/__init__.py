@@ -2,6 +2,7 @@
 
     relay's C counters, book, replicas, store (source.py) --read at the scrape--> families.py --> text or OpenMetrics
     store --observe_store--> durations by operation, the one thing that is collected here
+    workers' families --fleet.py--> their sum, where several processes share the port
 
 Nothing is counted twice: what a part of the house counts anyway is read from it when somebody asks. There is no global
 registry, so any number of proxies may live in one process. Every fastproxy_* metric carries `server`, the name of the
@@ -17,7 +18,7 @@ import prometheus_client
 from prometheus_client import exposition, registry
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from fastproxy.telemetry import families, source
+from fastproxy.telemetry import families, fleet, source
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text"
@@ -50,18 +51,27 @@ class Telemetry:
         prometheus_client.ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Body and content type. Who does not ask for OpenMetrics gets the text format that every scraper reads."""
-        if accepts_openmetrics(accept):
-            # The package leaves this one function without types.
-            body: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
-            return body, openmetrics.CONTENT_TYPE_LATEST
-        return exposition.generate_latest(self._registry), TEXT
+        """Body and content type."""
+        return render(self._registry, accept)
+
+    def report(self) -> list[fleet.Family]:
+        """All of it as a message to the supervisor, which adds up the workers (fleet.py)."""
+        return fleet.read(self._registry)
 
     def _read_store_times(self) -> Iterator[tuple[str, families.Buckets, float]]:
         for operation, counts in sorted(self._store_counts.items()):
             totals = itertools.accumulate(counts)
             bounds = (*map(str, STORE_BOUNDS_SECONDS), "+Inf")
             yield operation, list(zip(bounds, totals, strict=True)), self._store_seconds[operation]
+
+
+def render(numbers: registry.CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """Body and content type. Who does not ask for OpenMetrics gets the text format that every scraper reads."""
+    if accepts_openmetrics(accept):
+        # The package leaves this one function without types.
+        body: bytes = openmetrics.generate_latest(numbers)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
+    return exposition.generate_latest(numbers), TEXT
 
 
 def accepts_openmetrics(accept: str) -> bool:

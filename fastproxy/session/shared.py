@@ -1,0 +1,235 @@
+"""The embedded store, shared by the workers of one proxy: it lives in the supervisor, who lends it to each of them.
+
+    worker: SharedStore --question--> supervisor: Host --> MemoryStore
+                        <--Changed---      (to every other worker, at once)
+
+A worker asks only for what its route table does not know: a session that it meets for the first time, a new one, an
+end, a renewal a tenth of the TTL. What one worker changes is told to the others before it has its own answer, and what
+expires is told to all, so the promises of store.py hold without a clock.
+
+How a question travels is not known here (proxy/channel.py). Records travel in their stored form, unknown members and
+all.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from fastproxy import errors
+from fastproxy.session import record, store
+
+Expected = TypeVar("Expected")
+
+
+class _Message(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
+    """By its name; the members follow in their order."""
+
+
+class Create(_Message, frozen=True, gc=False):
+    key: str
+    session: bytes
+
+
+class Load(_Message, frozen=True, gc=False):
+    session_id: str
+
+
+class Update(_Message, frozen=True, gc=False):
+    key: str
+    session: bytes
+    expected_generation: int
+
+
+class Delete(_Message, frozen=True, gc=False):
+    session_id: str
+
+
+class Touch(_Message, frozen=True, gc=False):
+    session_ids: list[str]
+
+
+class Page(_Message, frozen=True, gc=False):
+    cursor: str | None
+    limit: int
+
+
+class Claim(_Message, frozen=True, gc=False):
+    session_id: str
+    owner: str
+    seconds: float
+
+
+class Release(_Message, frozen=True, gc=False):
+    session_id: str
+    owner: str
+
+
+class Ping(_Message, frozen=True, gc=False):
+    pass
+
+
+class Changed(_Message, frozen=True, gc=False):
+    """Told, not asked: the keys of records that somebody else has changed or removed, or that have expired."""
+
+    keys: list[str]
+
+
+Question = Create | Load | Update | Delete | Touch | Page | Claim | Release | Ping
+
+
+class Ask(Protocol):
+    """Puts a question to the Host. StoreUnavailable: it does not answer."""
+
+    def __call__(self, question: Question, expected: type[Expected], /) -> Awaitable[Expected]: ...
+
+
+class SharedStore:
+    """A worker's SessionStore."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.errors_total = 0
+        self.bad_records_total = 0
+        self._ask_host = ask
+        self._fault: errors.StoreError | None = None
+        self._changed: Callable[[str], None] = _ignore
+
+    @property
+    def available(self) -> bool:
+        return self._fault is None
+
+    @property
+    def fault(self) -> errors.StoreError | None:
+        return self._fault
+
+    def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
+        self._changed = changed  # a gap can't be: without its supervisor a worker ends
+
+    def hear(self, notice: Changed) -> None:
+        """The Host says what is no longer as this worker knows it."""
+        for key in notice.keys:
+            self._changed(key)
+
+    async def open(self) -> None:
+        await self.ping()
+
+    async def close(self) -> None:
+        pass
+
+    async def ping(self) -> None:
+        await self._ask(Ping(), bool)
+
+    async def create(self, session: record.SessionRecord) -> bool:
+        return await self._ask(Create(record.store_key(session.session_id), record.encode(session)), bool)
+
+    async def load(self, session_id: str) -> record.SessionRecord | None:
+        stored = await self._ask(Load(session_id), bytes)
+        return record.decode(stored, key=record.store_key(session_id)) if stored else None
+
+    async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
+        key = record.store_key(session.session_id)
+        return await self._ask(Update(key, record.encode(session), expected_generation), bool)
+
+    async def delete(self, session_id: str) -> bool:
+        return await self._ask(Delete(session_id), bool)
+
+    async def touch(self, session_ids: Sequence[str]) -> list[str]:
+        return await self._ask(Touch(list(session_ids)), list[str])
+
+    async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+        stored, following = await self._ask(Page(cursor, limit), tuple[list[tuple[str, bytes]], str | None])
+        return [record.decode(body, key=key) for key, body in stored], following
+
+    async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
+        return await self._ask(Claim(session_id, owner, seconds), bool)
+
+    async def release(self, session_id: str, owner: str) -> None:
+        await self._ask(Release(session_id, owner), bool)
+
+    async def _ask(self, question: Question, expected: type[Expected]) -> Expected:
+        try:
+            answer = await self._ask_host(question, expected)
+        except errors.StoreError as error:
+            self.errors_total += 1
+            if isinstance(error, errors.StoreUnavailable):
+                self._fault = error
+            raise
+        self._fault = None
+        return answer
+
+
+class Host:
+    """The supervisor's side: serves every worker's SharedStore from one store, which nobody else writes to."""
+
+    def __init__(self, inner: store.SessionStore) -> None:
+        self._inner = inner
+        self._members: dict[object, Callable[[Changed], None]] = {}
+        self._expired: list[str] = []
+        inner.watch(self._on_expiry, _ignore_gap)
+
+    def admit(self, member: object, tell: Callable[[Changed], None]) -> None:
+        """From now on this worker hears what others change."""
+        self._members[member] = tell
+
+    def dismiss(self, member: object) -> None:
+        """It is gone. What it had claimed ends by itself."""
+        self._members.pop(member, None)
+
+    async def answer(self, member: object, question: Question) -> object:
+        """What a SharedStore is answered; the store's errors as they are."""
+        inner = self._inner
+        match question:
+            case Load():
+                session = await inner.load(question.session_id)
+                return b"" if session is None else record.encode(session)
+            case Create():
+                return await inner.create(record.decode(question.session, key=question.key))
+            case Touch():
+                return await inner.touch(question.session_ids)
+            case Update():
+                moved = record.decode(question.session, key=question.key)
+                done = await inner.update(moved, expected_generation=question.expected_generation)
+                return self._report(member, question.key, done)
+            case Delete():
+                done = await inner.delete(question.session_id)
+                return self._report(member, record.store_key(question.session_id), done)
+            case Claim():
+                return await inner.claim(question.session_id, question.owner, question.seconds)
+            case Release():
+                await inner.release(question.session_id, question.owner)
+                return True
+            case Page():
+                sessions, following = await inner.page(question.cursor, question.limit)
+                return [(record.store_key(one.session_id), record.encode(one)) for one in sessions], following
+            case Ping():
+                await inner.ping()
+                return True
+
+    def _report(self, writer: object, key: str, done: bool) -> bool:
+        """A worker has changed a record: the others hear of it before the worker has its answer."""
+        if done:
+            notice = Changed([key])
+            for member, tell in self._members.items():
+                if member is not writer:
+                    tell(notice)
+        return done
+
+    def _on_expiry(self, key: str) -> None:
+        # A sweep meets thousands in one go: one notice for all of them.
+        if not self._expired:
+            asyncio.get_running_loop().call_soon(self._tell_expired)
+        self._expired.append(key)
+
+    def _tell_expired(self) -> None:
+        notice, self._expired = Changed(self._expired), []
+        for tell in self._members.values():
+            tell(notice)
+
+
+def _ignore(_key: str) -> None:
+    """Nobody watches."""
+
+
+def _ignore_gap() -> None:
+    """The embedded store misses nothing."""
