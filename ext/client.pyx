@@ -35,6 +35,7 @@ cdef class Listener:
     cdef public bint any_host
     cdef bint counted               # its requests are what the metrics tell of (the admin's own are not)
     cdef public object trusts       # called with a peer's address: is it a trusted proxy? None: nobody is
+    cdef bint paused                # no descriptor is left, not even to turn somebody away with
     cdef list hosts                 # Host values that the story has approved; a few
     cdef Reactor reactor
     cdef public int connections_max
@@ -147,8 +148,8 @@ cdef class Client(Wire):
                         found = _refuse(head, 431, b"head too large")
                     if found == COMPLETE:
                         found = admit(p, head, self.reactor.body_bytes_max)
-                elif found == INCOMPLETE and not TOKEN[<uint8_t>p[0]] and p[0] != 13:
-                    found = _refuse(head, 400, b"malformed request line")
+                elif found == INCOMPLETE:
+                    found = early_refusal(p, size, head)
                 if found == INCOMPLETE and size >= self.reactor.head_bytes_max:
                     found = _refuse(head, 414 if memchr(p, 10, size) == NULL else 431, b"head too large")
                 if found == REFUSED:
@@ -160,8 +161,7 @@ cdef class Client(Wire):
             got = self.fill(<Py_ssize_t>head.size + head.length - size if waits else 2048)
             if got == GOT_NOTHING:
                 if waits:
-                    if self.due_list != DUE_BODY:
-                        due(self, DUE_BODY)
+                    due(self, DUE_BODY)  # counted from the last piece, as in the story
                 elif self.due_list != DUE_HEAD and (buffer_size(&self.inbox) or not self.served):
                     due(self, DUE_HEAD)
                 return 0
@@ -218,7 +218,7 @@ cdef class Client(Wire):
         self.exchange = None
         if exchange.fast:
             buffer_skip(&self.inbox, <Py_ssize_t>exchange.head_size + exchange.body_left)
-        if not exchange.keep or self.hung:
+        if not exchange.keep or self.hung or self.reactor.closing:
             if not exchange.body_done:
                 self.discard_left = 1  # what is unread would turn our close into a reset
             return self.close_politely()

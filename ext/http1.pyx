@@ -124,64 +124,23 @@ cdef inline int _refuse(Head* head, int status, const char* reason) noexcept nog
 
 cdef int find_end(const char* p, Py_ssize_t n, Py_ssize_t* resume, Head* head) noexcept nogil:
     """Is there a whole head in p[0:n]? `resume` keeps where to look on; a line that ends without CR is refused at once."""
-    cdef Py_ssize_t i = resume[0]
+    cdef Py_ssize_t i = resume[0], blank = 0
     cdef const char* lf
+    while blank + 1 < n and p[blank] == 13 and p[blank + 1] == 10:
+        blank += 2  # before a request; the scan says how many it suffers
+    if blank > i:
+        i = blank
     while True:
         lf = <const char*>memchr(p + i, 10, n - i)
         if lf == NULL:
+            resume[0] = i
             return INCOMPLETE
         if lf == p or (lf - 1)[0] != 13:
             return _refuse(head, 400, b"bare line feed in the head")
-        if lf - p == i + 1 and i > 0:  # an empty line, and not the first one
+        if lf - p == i + 1:
+            resume[0] = i
             return COMPLETE
         i = lf - p + 1
-        resume[0] = i
-        if i == 2 and n > 2:  # an empty line before the request: the scan itself says how many it suffers
-            continue
-
-
-cdef inline int _name_of(const char* lower, Py_ssize_t n) noexcept nogil:
-    """Which of the names that mean something to a proxy; `lower` holds the first 24 bytes of the name, lower-cased."""
-    if n == 2:
-        if memcmp(lower, b"te", 2) == 0: return F_HOP
-    elif n == 4:
-        if memcmp(lower, b"host", 4) == 0: return F_HOST
-    elif n == 6:
-        if memcmp(lower, b"accept", 6) == 0: return F_ACCEPT
-        if memcmp(lower, b"origin", 6) == 0: return F_ORIGIN
-        if memcmp(lower, b"expect", 6) == 0: return F_EXPECT
-    elif n == 7:
-        if memcmp(lower, b"trailer", 7) == 0: return F_HOP
-        if memcmp(lower, b"upgrade", 7) == 0: return F_HOP
-    elif n == 8:
-        if memcmp(lower, b"mcp-name", 8) == 0: return F_NAME
-    elif n == 9:
-        if memcmp(lower, b"forwarded", 9) == 0: return F_FORWARDED
-    elif n == 10:
-        if memcmp(lower, b"connection", 10) == 0: return F_CONNECTION
-        if memcmp(lower, b"mcp-method", 10) == 0: return F_METHOD
-        if memcmp(lower, b"keep-alive", 10) == 0: return F_KEEP_ALIVE
-    elif n == 12:
-        if memcmp(lower, b"content-type", 12) == 0: return F_CONTENT_TYPE
-    elif n == 13:
-        if memcmp(lower, b"authorization", 13) == 0: return F_AUTHORIZATION
-    elif n == 14:
-        if memcmp(lower, b"mcp-session-id", 14) == 0: return F_SESSION
-        if memcmp(lower, b"content-length", 14) == 0: return F_CONTENT_LENGTH
-    elif n == 15:
-        if memcmp(lower, b"x-forwarded-for", 15) == 0: return F_X_FORWARDED_FOR
-    elif n == 16:
-        if memcmp(lower, b"x-forwarded-host", 16) == 0: return F_X_FORWARDED_HOST
-    elif n == 17:
-        if memcmp(lower, b"transfer-encoding", 17) == 0: return F_TRANSFER_ENCODING
-        if memcmp(lower, b"x-forwarded-proto", 17) == 0: return F_X_FORWARDED_PROTO
-    elif n == 20:
-        if memcmp(lower, b"mcp-protocol-version", 20) == 0: return F_VERSION
-    if n > 6 and memcmp(lower, b"proxy-", 6) == 0:
-        return F_HOP
-    if n > 12 and memcmp(lower, b"x-forwarded-", 12) == 0:
-        return F_X_FORWARDED_OTHER
-    return F_OTHER
 
 
 cdef inline bint same_text(const char* p, Py_ssize_t n, const char* lower, Py_ssize_t size) noexcept nogil:
@@ -193,6 +152,51 @@ cdef inline bint same_text(const char* p, Py_ssize_t n, const char* lower, Py_ss
         if TOKEN[<uint8_t>p[i]] != <uint8_t>lower[i]:
             return False
     return True
+
+
+cdef inline int _name_of(const char* p, Py_ssize_t n) noexcept nogil:
+    """Which of the names that mean something to a proxy: by length, then first letter, then all of it."""
+    cdef char first = p[0] | 0x20
+    if n == 2:
+        if first == c't' and same_text(p, n, b"te", 2): return F_HOP
+    elif n == 4:
+        if first == c'h' and same_text(p, n, b"host", 4): return F_HOST
+    elif n == 6:
+        if first == c'a' and same_text(p, n, b"accept", 6): return F_ACCEPT
+        if first == c'o' and same_text(p, n, b"origin", 6): return F_ORIGIN
+        if first == c'e' and same_text(p, n, b"expect", 6): return F_EXPECT
+    elif n == 7:
+        if first == c't' and same_text(p, n, b"trailer", 7): return F_HOP
+        if first == c'u' and same_text(p, n, b"upgrade", 7): return F_HOP
+    elif n == 8:
+        if first == c'm' and same_text(p, n, b"mcp-name", 8): return F_NAME
+    elif n == 9:
+        if first == c'f' and same_text(p, n, b"forwarded", 9): return F_FORWARDED
+    elif n == 10:
+        if first == c'c' and same_text(p, n, b"connection", 10): return F_CONNECTION
+        if first == c'm' and same_text(p, n, b"mcp-method", 10): return F_METHOD
+        if first == c'k' and same_text(p, n, b"keep-alive", 10): return F_KEEP_ALIVE
+    elif n == 12:
+        if first == c'c' and same_text(p, n, b"content-type", 12): return F_CONTENT_TYPE
+    elif n == 13:
+        if first == c'a' and same_text(p, n, b"authorization", 13): return F_AUTHORIZATION
+    elif n == 14:
+        if first == c'm' and same_text(p, n, b"mcp-session-id", 14): return F_SESSION
+        if first == c'c' and same_text(p, n, b"content-length", 14): return F_CONTENT_LENGTH
+    elif n == 15:
+        if first == c'x' and same_text(p, n, b"x-forwarded-for", 15): return F_X_FORWARDED_FOR
+    elif n == 16:
+        if first == c'x' and same_text(p, n, b"x-forwarded-host", 16): return F_X_FORWARDED_HOST
+    elif n == 17:
+        if first == c't' and same_text(p, n, b"transfer-encoding", 17): return F_TRANSFER_ENCODING
+        if first == c'x' and same_text(p, n, b"x-forwarded-proto", 17): return F_X_FORWARDED_PROTO
+    elif n == 20:
+        if first == c'm' and same_text(p, n, b"mcp-protocol-version", 20): return F_VERSION
+    if first == c'p' and n > 6 and same_text(p, 6, b"proxy-", 6):
+        return F_HOP
+    if first == c'x' and n > 12 and same_text(p, 12, b"x-forwarded-", 12):
+        return F_X_FORWARDED_OTHER
+    return F_OTHER
 
 
 cdef int _connection_tokens(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
@@ -261,9 +265,7 @@ cdef int _length_of(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
 
 cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint request) noexcept nogil:
     """The field lines from `at` to the empty line. Each: name ":" OWS value OWS CRLF, nothing else (RFC 9112 §5)."""
-    cdef char lower[24]
     cdef Py_ssize_t start, stop, i, length
-    cdef uint8_t c
     cdef int name, count = 0
     cdef Field* field
     cdef uint32_t bit
@@ -285,11 +287,8 @@ cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint re
         start = at
         i = at
         while i < n:
-            c = TOKEN[<uint8_t>p[i]]
-            if c == 0:
+            if TOKEN[<uint8_t>p[i]] == 0:
                 break
-            if i - start < 24:
-                lower[i - start] = <char>c
             i += 1
         if i >= n:
             return INCOMPLETE
@@ -323,7 +322,7 @@ cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint re
         field.end = <uint32_t>at
         field.name_length = <uint16_t>length
         field.drop = 0
-        name = _name_of(lower, length)
+        name = _name_of(p + start, length)
         field.name = <uint8_t>name
         if name != F_OTHER:
             bit = <uint32_t>1 << name
@@ -386,9 +385,18 @@ cdef inline int _method_of(const char* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef int scan_request_head(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
-    """request-line and fields (RFC 9112 §3). COMPLETE: `head` is filled; REFUSED: error_status and error_reason."""
+    """request-line and fields (RFC 9112 §3) of a head whose end has been found: COMPLETE or REFUSED."""
+    if _request_head(p, n, head) == COMPLETE:
+        return COMPLETE
+    if head.error_status == 0:
+        return _refuse(head, 400, b"malformed request line")
+    return REFUSED
+
+
+cdef int _request_head(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
     cdef Py_ssize_t i = 0, start
     cdef int found
+    head.error_status = 0
     while i + 1 < n and p[i] == 13 and p[i + 1] == 10:
         i += 2
         if i > 4:
@@ -431,6 +439,15 @@ cdef int scan_request_head(const char* p, Py_ssize_t n, Head* head) noexcept nog
     return COMPLETE
 
 
+cdef int early_refusal(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
+    """What can be refused before the head is whole: whoever does not speak HTTP need not be waited for."""
+    if p[0] != 13 and not TOKEN[<uint8_t>p[0]]:
+        return _refuse(head, 400, b"malformed request line")
+    if n >= 6 and p[0] == 13 and p[1] == 10 and p[2] == 13 and p[3] == 10 and p[4] == 13:
+        return _refuse(head, 400, b"empty lines before the request")
+    return INCOMPLETE
+
+
 cdef int scan_response_head(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
     """status-line and fields (RFC 9112 §4). The reason phrase may be empty, and its space may be missing."""
     cdef Py_ssize_t i
@@ -463,7 +480,8 @@ cdef int scan_response_head(const char* p, Py_ssize_t n, Head* head) noexcept no
 # ---- chunked bodies (RFC 9112 §7.1)
 
 cdef enum ChunkState:
-    C_SIZE = 0, C_EXTENSION, C_SIZE_LF, C_DATA, C_DATA_CR, C_DATA_LF, C_TRAILER, C_TRAILER_LINE, C_TRAILER_LF, C_END_LF
+    C_SIZE = 0, C_EXTENSION, C_SIZE_LF, C_DATA, C_DATA_CR, C_DATA_LF, C_TRAILER, C_TRAILER_NAME, C_TRAILER_VALUE, C_TRAILER_LF
+    C_END_LF
     C_DONE
 
 cdef struct Chunk:
@@ -555,10 +573,18 @@ cdef int chunk_scan(Chunk* c, char* p, Py_ssize_t n, bint compact,
             elif TOKEN[byte] == 0:
                 return REFUSED
             else:
-                c.state = C_TRAILER_LINE
+                c.state = C_TRAILER_NAME
                 if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
                     return REFUSED
-        elif c.state == C_TRAILER_LINE:
+        elif c.state == C_TRAILER_NAME:
+            c.line += 1
+            if byte == c':':
+                c.state = C_TRAILER_VALUE
+            elif TOKEN[byte] == 0 or c.line > TRAILER_BYTES_MAX:
+                return REFUSED
+            if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
+                return REFUSED
+        elif c.state == C_TRAILER_VALUE:
             c.line += 1
             if c.line > TRAILER_BYTES_MAX:
                 return REFUSED
@@ -641,8 +667,10 @@ def scan_request(const unsigned char[::1] data not None, Py_ssize_t head_bytes_m
     cdef const char* p = held
     cdef Py_ssize_t n = len(held), resume = 0
     cdef int found = find_end(p, n, &resume, &door_scratch)
-    if found == COMPLETE or (found == INCOMPLETE and n):
+    if found == COMPLETE:
         found = scan_request_head(p, n, &door_scratch)
+    elif found == INCOMPLETE and n:
+        found = early_refusal(p, n, &door_scratch)
     if found == REFUSED:
         raise HttpError(door_scratch.error_status, door_scratch.error_reason.decode())
     if found == INCOMPLETE:
