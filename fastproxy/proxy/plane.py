@@ -152,7 +152,10 @@ class Plane:
         return policy.Load(self.reactor.table.count(replica.index), self.endpoints[replica.index].in_flight)
 
     def _locate(self, session: record.SessionRecord) -> int | None:
-        replica = self.backends.find(session.backend_url, session.backend_pod)
+        try:
+            replica = self.backends.find(session.backend_url, session.backend_pod)
+        except ValueError:
+            return None  # somebody else's idea of a URL
         return None if replica is None else replica.index
 
     def _replica_failed(self, replica: backends.Replica, error: str) -> None:
