@@ -1,0 +1,97 @@
+"""How long single calls of the route table take while it grows to a million sessions: `python -m bench.micro.pauses`.
+
+Each call is timed alone; the histogram shows powers of two of microseconds. Two clocks: the thread's CPU time, which
+is what the table does, and the wall, which on a shared machine also counts what others do with the processor. What
+must hold is that no call does more than a millisecond of work.
+"""
+
+import argparse
+import collections
+import gc
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+
+from fastproxy._ext import core
+
+SWEEP_BUDGET = 1_024
+SWEEP_EVERY = 256
+
+
+class Pauses:
+    """Durations of one verb."""
+
+    def __init__(self) -> None:
+        self.histogram: collections.Counter[int] = collections.Counter()
+        self.longest_cpu_ns = 0
+        self.longest_wall_ns = 0
+
+    def time(self, call: Callable[[], object]) -> None:
+        wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+        call()
+        cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+        self.histogram[(cpu // 1000).bit_length()] += 1
+        self.longest_cpu_ns = max(self.longest_cpu_ns, cpu)
+        self.longest_wall_ns = max(self.longest_wall_ns, wall)
+
+    def report(self) -> dict[str, object]:
+        return {
+            "longest_cpu_us": self.longest_cpu_ns / 1000,
+            "longest_wall_us": self.longest_wall_ns / 1000,
+            "calls_below_us": {str(1 << bits): count for bits, count in sorted(self.histogram.items())},
+        }
+
+
+def measure(sessions: int) -> dict[str, object]:
+    chance = random.Random(1)
+    table = core.RouteTable(sessions)
+    pauses = {verb: Pauses() for verb in ("put", "get", "sweep", "put that evicts", "mark_all_stale", "remove")}
+    keys = [b"%032x" % chance.getrandbits(128) for _ in range(sessions)]
+    for number, key in enumerate(keys):
+        expires = 7200 if number % 8 else 1
+        pauses["put"].time(lambda: table.put(key, 1, expires=expires, touch_at=720))  # noqa: B023
+        probe = keys[chance.randrange(number + 1)]
+        pauses["get"].time(lambda: table.get(probe, 0))  # noqa: B023
+        if number % SWEEP_EVERY == 0:
+            pauses["sweep"].time(lambda: table.sweep(0, SWEEP_BUDGET))
+    for _ in range(2 * sessions // SWEEP_BUDGET):  # one session in eight has expired
+        pauses["sweep"].time(lambda: table.sweep(100, SWEEP_BUDGET))
+    for _ in range(sessions // 4):
+        key = b"%032x" % chance.getrandbits(128)
+        pauses["put that evicts"].time(lambda: table.put(key, 1, expires=7200, touch_at=720))  # noqa: B023
+    for _ in range(100):
+        pauses["mark_all_stale"].time(table.mark_all_stale)
+    for key in chance.sample(keys, sessions // 4):
+        pauses["remove"].time(lambda: table.remove(key))  # noqa: B023
+    return {"sessions": sessions, **{verb: pause.report() for verb, pause in pauses.items()}}
+
+
+def show(result: dict[str, object]) -> None:
+    for verb, report in result.items():
+        if not isinstance(report, dict):
+            continue
+        print(
+            f"{verb}: longest {report['longest_cpu_us']:.0f} µs of CPU, {report['longest_wall_us']:.0f} µs on the wall"
+        )
+        for below, count in report["calls_below_us"].items():
+            print(f"    below {below:>6} µs  {count:>9,}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sessions", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true", help="print the histograms as JSON")
+    arguments = parser.parse_args()
+    gc.disable()
+    result = measure(arguments.sessions)
+    if arguments.json:
+        json.dump(result, sys.stdout, indent=2)
+    else:
+        show(result)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
