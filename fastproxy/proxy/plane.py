@@ -29,7 +29,9 @@ SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after
 class Plane:
     """Everything that answers requests. `lifecycle`: starting, serving, draining."""
 
-    def __init__(self, config: schema.ServeConfig, observe: store.Observer) -> None:
+    def __init__(
+        self, config: schema.ServeConfig, observe: store.Observer, sessions: store.SessionStore | None = None
+    ) -> None:
         self.config = config
         self.lifecycle = "starting"
         self.store_answered = False
@@ -37,7 +39,7 @@ class Plane:
         self.tasks = tasks.Tasks()
         loop = asyncio.get_running_loop()
         in_memory = config.store.kind == "memory"
-        self.sessions = make_store(config, observe)
+        self.sessions = make_store(config, observe) if sessions is None else sessions
         # memory: evicts nothing, so the table in front of it must hold as many; some more for what expires lazily.
         capacity = config.max_sessions + 1024 if in_memory else config.cache_sessions
         self.reactor = core.Reactor(

@@ -1,5 +1,7 @@
 """The process around the data plane: sockets, signals, the first two lines on standard output, drain, exit codes.
 
+With --workers above 1 it is the process of one worker (worker.py), which hears from its supervisor what to do.
+
 start -> listen -> serve -> SIGTERM or POST /drain -> drain-delay: all goes on, readiness says 503
       -> no new connections, answers say `Connection: close` -> requests finish, streams end at an event -> exit 0
 """
@@ -16,6 +18,7 @@ from fastproxy import errors, telemetry
 from fastproxy._ext import core
 from fastproxy.config import address, schema
 from fastproxy.proxy import access, admin, guard, plane
+from fastproxy.session import store
 
 logger = logging.getLogger(__name__)
 
@@ -38,42 +41,42 @@ async def _main(config: schema.ServeConfig) -> int:
 class Server:
     """One process that serves. It is also the relay's handler: requests go to the story or to the admin pages."""
 
-    def __init__(self, config: schema.ServeConfig) -> None:
+    def __init__(self, config: schema.ServeConfig, sessions: store.SessionStore | None = None) -> None:
+        """`sessions`: where they are kept, when not where the configuration says."""
         self.config = config
         self.metrics = telemetry.Telemetry(config.name)
-        self.plane = plane.Plane(config, self.metrics.observe_store)
+        self.plane = plane.Plane(config, self.metrics.observe_store, sessions)
         self.plane.reactor.handler = self
         self.metrics.attach(self.plane)
         self.admin = admin.Admin(self.plane, self.metrics)
         self.plane.drain = self.drain
         self._access = access.AccessLog()
-        self._done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._signals = 0
         self._tls: ssl.SSLContext | None = None
 
     async def run(self) -> int:
         """Until the end; the exit code."""
-        self._tls = self._make_tls()
         data = listen(self.config.listen, "--listen")
         pages = None if self.config.admin is None else listen(self.config.admin, "--admin")
-        await self.plane.open()
-        self._serve(data, pages)
+        await self.open(data)
+        announce(self.config, self._listener.fd, pages)
+        if pages is not None:
+            self.plane.reactor.listen(pages.detach(), "admin", fast_lane=False)
         self._catch_signals()
         try:
-            return await self._done
+            return await self.done
         finally:
             await self.plane.close()
 
-    def _serve(self, data: socket.socket, pages: socket.socket | None) -> None:
+    async def open(self, data: socket.socket) -> None:
+        """Serve on a listening socket. StartError, StoreRefused: it can't be."""
+        self._tls = make_tls(self.config)
+        await self.plane.open()
         listener = self.plane.reactor.listen(data.detach(), "data", tls_context=self._tls)
         listener.any_host = self.plane.guard.any_host
         listener.trusts = trusts(self.config)
         self._listener = listener
-        scheme = "https" if self._tls is not None else "http"
-        print(f"fastproxy: serving on {scheme}://{bound(listener.fd)}", flush=True)
-        if pages is not None:
-            fd = self.plane.reactor.listen(pages.detach(), "admin", fast_lane=False).fd
-            print(f"fastproxy: admin on http://{bound(fd)}", flush=True)
         self.plane.lifecycle = "serving"
 
     # ---- the relay's handler
@@ -113,22 +116,22 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_stop, self.config.drain_delay)
         loop.add_signal_handler(signal.SIGINT, self._on_stop, 0.0)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     def _on_stop(self, delay: float) -> None:
         self._signals += 1
         if self._signals > 1:
             logger.warning("second signal: ending at once")
-            self._end(1)
+            self.end(1)
         else:
-            self._start_drain(delay)
+            self.start_drain(delay)
 
-    def _on_hangup(self) -> None:
+    def reload(self) -> None:
         """Certificates are read again; running connections keep what they have."""
         if self._tls is None:
             return
         try:
-            self._tls = self._make_tls()
+            self._tls = make_tls(self.config)
         except errors.StartError as error:
             logger.error("certificates were not reloaded, the old ones stay: %s", error)
             return
@@ -137,9 +140,10 @@ class Server:
 
     def drain(self) -> None:
         """POST /drain: as SIGTERM does."""
-        self._start_drain(self.config.drain_delay)
+        self.start_drain(self.config.drain_delay)
 
-    def _start_drain(self, delay: float) -> None:
+    def start_drain(self, delay: float) -> None:
+        """Serve for `delay` seconds more, then finish and end with 0. Idempotent."""
         if self.plane.lifecycle != "draining":
             self.plane.lifecycle = "draining"
             logger.info("draining: delay=%gs timeout=%gs", delay, self.config.drain_timeout)
@@ -152,47 +156,49 @@ class Server:
         end = loop.time() + self.config.drain_timeout
         while loop.time() < end:
             running = self._running()
-            if all(exchange.event_stream and exchange.method_name == "GET" for exchange in running):
+            idle = all(exchange.event_stream and exchange.method_name == "GET" for exchange in running)
+            if idle and not self.plane.reactor.unsent:
                 break
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         end = loop.time() + CUT_SECONDS_MAX
-        while self._running() and loop.time() < end:
+        while (self._running() or self.plane.reactor.unsent) and loop.time() < end:
             for exchange in self._running():
                 exchange.cut()
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         left = len(self._running())
         logger.info("drained: cut=%d", left)
-        self._end(0)
+        self.end(0)
 
     def _running(self) -> list[core.Exchange]:
         return [exchange for exchange in self.plane.reactor.exchanges() if exchange.listener.tag != "admin"]
 
-    def _end(self, code: int) -> None:
-        if not self._done.done():
-            self._done.set_result(code)
-
-    def _make_tls(self) -> ssl.SSLContext | None:
-        if self.config.tls_cert is None or self.config.tls_key is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(self.config.tls_cert, self.config.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise errors.StartError(f"cannot use --tls-cert and --tls-key: {error}") from error
-        return context
+    def end(self, code: int) -> None:
+        """At once."""
+        if not self.done.done():
+            self.done.set_result(code)
 
 
-def listen(where: address.Address, flag: str, *, shared: bool = False) -> socket.socket:
+def make_tls(config: schema.ServeConfig) -> ssl.SSLContext | None:
+    """What the listener needs to serve https; None: it serves http. StartError: certificate or key can't be used."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise errors.StartError(f"cannot use --tls-cert and --tls-key: {error}") from error
+    return context
+
+
+def listen(where: address.Address, flag: str) -> socket.socket:
     """A bound, listening socket. StartError names the flag when the address can't be had."""
     try:
         found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, name = found[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(name)
         listening.listen(BACKLOG)
         listening.setblocking(False)
@@ -200,6 +206,13 @@ def listen(where: address.Address, flag: str, *, shared: bool = False) -> socket
         reason = error.strerror or str(error)
         raise errors.StartError(f"cannot listen on {where} ({flag}): {reason.lower()}") from error
     return listening
+
+
+def announce(config: schema.ServeConfig, data_fd: int, pages: socket.socket | None) -> None:
+    """The first two lines on standard output: it serves, and where."""
+    print(f"fastproxy: serving on {'https' if config.tls_cert else 'http'}://{bound(data_fd)}", flush=True)
+    if pages is not None:
+        print(f"fastproxy: admin on http://{bound(pages.fileno())}", flush=True)
 
 
 def bound(fd: int) -> str:
