@@ -134,6 +134,13 @@ class Story:
         self._admit(exchange, request)
         if exchange.modern:
             return await self._serve_anybody(exchange, request, core.SESSION_STRIP)
+        session_id = request.header(b"mcp-session-id")
+        parameter = requests.session_parameter(request.target) if request.method == "POST" and session_id is None else None
+        if parameter is not None:
+            # Before rule 2: an HTTP+SSE client posts its `initialize`, too, to the stream that it has opened.
+            stream = await self._book.find(parameter)
+            if stream is not None and stream.sse:
+                return await self._serve_legacy_post(exchange, request, stream)
         if request.method == "POST" and exchange.has_body:
             length = exchange.body_length
             body, whole = b"", False
@@ -142,12 +149,10 @@ class Story:
             asked = envelope.read(body) if whole and len(body) <= PEEK_BYTES_MAX else None
             if asked is not None and asked.method == "initialize":
                 return await self._opening.initialize(exchange, request, body, self._ask_any)
-        session_id = request.header(b"mcp-session-id")
         if session_id is not None:
             return await self._serve_session(exchange, request, session_id, None)
-        parameter = requests.session_parameter(request.target) if request.method == "POST" else None
         if parameter is not None:
-            return await self._serve_legacy_post(exchange, request, parameter)
+            raise reply.session_not_found()
         if request.method == "GET" and request.wants_events():
             return await self._opening.event_stream(exchange, request, self._ask_any)
         return await self._serve_anybody(exchange, request, core.SESSION_KEEP)
@@ -165,19 +170,16 @@ class Story:
         dead = answer.status >= 400 and not carried
         exchange.relay(core.SESSION_STRIP if dead else core.SESSION_KEEP)
 
-    async def _serve_legacy_post(self, exchange: Exchange, request: Request, session_id: str) -> None:
+    async def _serve_legacy_post(self, exchange: Exchange, request: Request, place: book.Place) -> None:
         """A message of an HTTP+SSE session: to the replica that holds its stream."""
-        place = await self._find(session_id)
-        if not place.sse:
-            raise reply.session_not_found()
-        exchange.note = session_id
+        exchange.note = place.session_id
         target = None
         if place.backend_session_id is not None:
             target = requests.with_session_parameter(request.target, place.backend_session_id).encode("latin-1")
         try:
             await self._ask(exchange, self._replicas.at(place.endpoint), core.SESSION_KEEP, b"", target)
         except dialer.Unreachable:
-            await self._book.forget(session_id)  # the stream is lost, and the session with it
+            await self._book.forget(place.session_id)  # the stream is lost, and the session with it
             raise reply.session_not_found() from None
         exchange.relay(core.SESSION_KEEP)
 
