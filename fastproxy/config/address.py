@@ -95,6 +95,17 @@ def _read_address_or_off(value: object) -> Address | None:
     return None if value is False or value == "off" else read_address(value)
 
 
+def _read_server(value: object) -> Address:
+    server = read_address(value)
+    try:
+        ipaddress.ip_address(server.host)
+    except ValueError:
+        raise units.WrongValue(f"expected an IP address before the port, got {units.quote(value)}") from None
+    if not server.port:
+        raise units.WrongValue(f"expected a port of 1 to 65535, got {units.quote(value)}")
+    return server
+
+
 def _read_allowed_host(value: object) -> str:
     text = units.read_text(value, expected="a host, HOST:PORT or *").strip()
     if text == "*":
@@ -145,6 +156,7 @@ def _read_network(value: object) -> Network:
 
 LISTEN = units.Kind("HOST:PORT", read_address, str)
 LISTEN_OR_OFF = units.Kind("HOST:PORT|off", _read_address_or_off, lambda value: "off" if value is None else str(value))
+SERVER = units.Kind("IP:PORT", _read_server, str)
 ALLOWED_HOST = units.Kind("HOST[:PORT]", _read_allowed_host, str)
 ALLOWED_ORIGIN = units.Kind("ORIGIN", _read_allowed_origin, str)
 NETWORK = units.Kind("CIDR", _read_network, str)

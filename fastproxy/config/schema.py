@@ -56,6 +56,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Backends", units.path(), "PEM file with the authorities trusted for https backends", default="system"
         ),
     ] = None
+    dns_server: Annotated[
+        address.Address | None,
+        describe(
+            "Backends",
+            address.SERVER,
+            "DNS server to ask instead of the machine's own, the hosts file unread: for tests and odd networks",
+            default="resolv.conf",
+            restart=True,
+            flag=False,
+        ),
+    ] = None
     policy: Annotated[
         str,
         describe(

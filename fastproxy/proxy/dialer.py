@@ -1,20 +1,12 @@
 """Connections to replicas: an idle one, or a new one to one of the addresses that the replica's name has now.
 
-A name is resolved when it is needed, remembered for 5 s (1 s when it has no address), and resolved again at once when
-a connect to a remembered address fails: a pod that restarts comes back under its name with another address.
+Which addresses those are, names.py knows. When none of them takes a connection the name is asked for again at once: a
+pod that restarts comes back under its name with another address.
 """
-
-import asyncio
-import contextlib
-import ipaddress
-import socket
-from collections.abc import Callable
 
 from fastproxy import errors
 from fastproxy._ext import core
-
-RESOLVED_SECONDS_MAX = 5.0
-UNRESOLVED_SECONDS_MAX = 1.0
+from fastproxy.proxy import names
 
 
 class Unreachable(errors.FastproxyError):
@@ -26,10 +18,9 @@ class Unreachable(errors.FastproxyError):
 class Dialer:
     """Hands out connections in hand. `connects` counts (url, outcome)."""
 
-    def __init__(self, reactor: core.Reactor, *, clock: Callable[[], float]) -> None:
+    def __init__(self, reactor: core.Reactor, hosts: names.Names) -> None:
         self._reactor = reactor
-        self._clock = clock
-        self._resolved: dict[str, tuple[float, list[str]]] = {}
+        self._names = hosts
         self.connects: dict[tuple[str, str], int] = {}
 
     async def connect(self, endpoint: core.Endpoint, *, fresh: bool = False) -> core.Upstream:
@@ -38,53 +29,41 @@ class Dialer:
             spare = endpoint.take_spare()
             if spare is not None:
                 return spare
-        addresses, remembered = await self._resolve(endpoint.hostname)
+        addresses = await self._names.find(endpoint.hostname)
         try:
             return await self._try_each(endpoint, addresses)
         except Unreachable:
-            if not remembered:
+            others = [found for found in await self._names.again(endpoint.hostname) if found not in addresses]
+            if not others:
                 raise
-            self._resolved.pop(endpoint.hostname, None)
-            again, _ = await self._resolve(endpoint.hostname)
-            if set(again) == set(addresses):
-                raise
-            return await self._try_each(endpoint, again)
+            return await self._try_each(endpoint, others)
 
     async def address(self, endpoint: core.Endpoint) -> str:
         """A literal address of the replica. Unreachable when its name has none."""
-        addresses, _ = await self._resolve(endpoint.hostname)
+        addresses = await self._names.find(endpoint.hostname)
         if not addresses:
-            raise Unreachable(f"{endpoint.url}: its name has no address")
+            raise self._nameless(endpoint)
         return addresses[0]
 
-    async def _try_each(self, endpoint: core.Endpoint, addresses: list[str]) -> core.Upstream:
-        last = "its name has no address"
+    def forget(self, url: str) -> None:
+        """The replica is no longer known: its counts would stand for nothing, and pile up."""
+        self.connects = {key: count for key, count in self.connects.items() if key[0] != url}
+
+    async def _try_each(self, endpoint: core.Endpoint, addresses: list[str] | tuple[str, ...]) -> core.Upstream:
+        last: Unreachable | None = None
         for address in addresses:
             try:
                 upstream = await self._reactor.connect(endpoint, address)
             except core.ConnectFailed as error:
-                last = f"{address}: {error}"
+                last = Unreachable(f"{endpoint.url}: {address}: {error}")
                 self._count(endpoint.url, "failed")
                 continue
             self._count(endpoint.url, "connected")
             return upstream
-        raise Unreachable(f"{endpoint.url}: {last}")
+        raise last or self._nameless(endpoint)
+
+    def _nameless(self, endpoint: core.Endpoint) -> Unreachable:
+        return Unreachable(f"{endpoint.url}: {self._names.explain(endpoint.hostname)}")
 
     def _count(self, url: str, outcome: str) -> None:
         self.connects[url, outcome] = self.connects.get((url, outcome), 0) + 1
-
-    async def _resolve(self, hostname: str) -> tuple[list[str], bool]:
-        """Literal addresses of a name, and whether they come from memory."""
-        with contextlib.suppress(ValueError):
-            return [str(ipaddress.ip_address(hostname))], False
-        known = self._resolved.get(hostname)
-        if known is not None and self._clock() < known[0]:
-            return known[1], True
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            found = []
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-        seconds = RESOLVED_SECONDS_MAX if addresses else UNRESOLVED_SECONDS_MAX
-        self._resolved[hostname] = (self._clock() + seconds, addresses)
-        return addresses, False

@@ -4,6 +4,7 @@ Nothing is listened to and no store is asked before `open`. server.py owns the p
 """
 
 import asyncio
+import collections
 import contextlib
 import importlib
 import logging
@@ -15,7 +16,7 @@ from typing import Any
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import backend, schema
-from fastproxy.proxy import dialer, dialogue, guard, opening, recovery, story, tasks
+from fastproxy.proxy import dialer, dialogue, discovery, guard, names, opening, recovery, story, tasks
 from fastproxy.routing import backends, policy
 from fastproxy.session import book, memory, outage, record, store
 
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 1.0  # between two tries to reach a replica that failed
 DIALOGUE_SECONDS_MAX = 10.0  # for one request of our own to a backend
+# A request or a recovery may still hold the index of a replica that was forgotten; none lives nearly as long after its
+# last look at where the session is.
+INDEX_REST_SECONDS = 3600.0
 SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
 
 
@@ -59,9 +63,9 @@ class Plane:
         self.reactor.fast_lane = config.fast_lane
         self.reactor.logs_access = config.access_log
         self.endpoints: dict[int, core.Endpoint] = {}
+        self._dropped: collections.deque[tuple[float, int]] = collections.deque()
         self._backend_tls: ssl.SSLContext | None = None
         self.backends = backends.Backends(config.policy, self._load_of, self._add_endpoint)
-        self.backends.apply(expand(config.backend))
         self.book = book.Book(
             self.reactor.table,
             self.sessions,
@@ -72,7 +76,7 @@ class Plane:
         )
         self.reactor.ttl_seconds = self.book.ttl_seconds
         self.reactor.touch_seconds = self.book.touch_seconds
-        self.dialer = dialer.Dialer(self.reactor, clock=time.monotonic)
+        self._open_discovery()
         self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
         self.opening = opening.Opening(
             self.book, self.backends, self.recovery, room=self._has_room, start_task=self.tasks.start
@@ -98,6 +102,31 @@ class Plane:
             start_task=self.tasks.start,
         )
 
+    def _open_discovery(self) -> None:
+        config = self.config
+        asks_dns = any(isinstance(item, backend.DnsBackend) for item in config.backend)
+        dns: Any = None
+        if asks_dns or config.dns_server is not None:
+            # dnspython is 4 MiB and 40 ms, which replicas by URL need not pay for
+            dns = importlib.import_module("fastproxy.proxy.resolver").Resolver(config.dns_server)
+        self.names = names.Names(
+            names.ask_system if dns is None or config.dns_server is None else dns.find_addresses,
+            clock=time.monotonic,
+            start_task=self.tasks.start,
+            on_moved=self._host_moved,
+        )
+        self.dialer = dialer.Dialer(self.reactor, self.names)
+        self.discovery = discovery.Discovery(
+            config.backend,
+            dns.find_replicas if dns is not None else None,
+            replicas=self.backends,
+            hosts=self.names,
+            clock=time.monotonic,
+            start_task=self.tasks.start,
+            on_failure=self._replica_failed,
+            drop=self._drop_endpoint,
+        )
+
     @property
     def recoveries(self) -> dict[tuple[str, str], int]:
         """How often sessions were recovered, by (reason, outcome)."""
@@ -110,12 +139,14 @@ class Plane:
 
     async def open(self) -> None:
         """Ask the store. StoreRefused: it will not serve us. Away: we begin all the same, and are not ready."""
+        first_replicas = self.tasks.start(self.discovery.open(), name="discover the first replicas")
         try:
             await self.sessions.open()
             self.store_answered = True
         except errors.StoreUnavailable as error:
             logger.warning("session store is away: reason=%s", error)
             self.tasks.start(self._await_store(), name="await the store")
+        await first_replicas
         self.tasks.start(self.book.keep_in_use(self._sessions_in_use), name="keep sessions in use")
         self.tasks.start(self._probe_failed(), name="probe failed replicas")
 
@@ -139,11 +170,30 @@ class Plane:
     def _add_endpoint(self, static: backend.StaticBackend) -> int:
         tls = self._tls_for_backends() if static.scheme == "https" else None
         authority = static.url.partition("://")[2].encode("ascii")
-        endpoint = self.reactor.add_endpoint(
-            static.url, static.pod, authority, static.path.encode("ascii"), static.host, static.port, tls
-        )
+        index = self._dropped.popleft()[1] if self._dropped and self._dropped[0][0] < time.monotonic() else -1
+        path = static.path.encode("ascii")
+        try:
+            endpoint = self.reactor.add_endpoint(
+                static.url, static.pod, authority, path, static.host, static.port, tls, index
+            )
+        except OverflowError as error:
+            raise backends.NoRoom(f"{static.url}: {error}") from error
         self.endpoints[endpoint.index] = endpoint
         return endpoint.index
+
+    def _drop_endpoint(self, replica: backends.Replica) -> bool:
+        if not self.reactor.drop_endpoint(self.endpoints[replica.index]):
+            return False
+        del self.endpoints[replica.index]
+        self._dropped.append((time.monotonic() + INDEX_REST_SECONDS, replica.index))
+        self.dialer.forget(replica.url)
+        return True
+
+    def _host_moved(self, host: str) -> None:
+        for endpoint in self.endpoints.values():
+            if endpoint.hostname == host:
+                logger.info("replica moved: backend=%s", endpoint.url)
+                endpoint.moved()
 
     def _tls_for_backends(self) -> ssl.SSLContext:
         if self._backend_tls is None:
@@ -219,17 +269,6 @@ class Plane:
         await self.book.forget(session_id)
         await self.recovery.end_at_backend(session, [])
         return True
-
-
-def expand(configured: tuple[backend.Backend, ...]) -> list[backend.StaticBackend]:
-    """The replicas that a configuration names outright."""
-    found: list[backend.StaticBackend] = []
-    for item in configured:
-        if isinstance(item, backend.StaticBackend):
-            found.append(item)
-        elif isinstance(item, backend.StatefulSetBackend):
-            found.extend(item.expand())
-    return found
 
 
 def make_store(config: schema.ServeConfig, observe: store.Observer) -> Any:

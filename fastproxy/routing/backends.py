@@ -4,18 +4,29 @@
     session record (url) --find--> Replica
 
 A replica is `live`, `failed` (a connect failed; it gets nothing new until one succeeds) or `leaving` (no longer
-configured or discovered; the sessions that it holds still reach it). Connecting and resolving are not done here.
+configured or discovered; the sessions that it holds still reach it; forgotten when it has none for a while).
+Connecting and resolving are not done here.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 import msgspec
 
+from fastproxy import errors
 from fastproxy.config import backend
 from fastproxy.routing import policy
 
+REPLICAS_MAX = 4096  # known at a time, those included that left and are not forgotten yet; each costs up to 38 KiB
+IDLE_SECONDS = 60.0  # without sessions and exchanges, until a replica that left is forgotten
 FOREIGN_MAX = 1024  # replicas known from records alone; records come from replicas of the proxy with another list
+
+
+class NoRoom(errors.FastproxyError):
+    """More replicas than we can tell apart."""
+
+    reason = "too_many_replicas"
 
 
 class Replica(msgspec.Struct, gc=False, kw_only=True):
@@ -30,10 +41,13 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
     index: int
     state: str = "live"
     last_error: str | None = None
+    foreign: bool = False  # known from a record alone
+    idle_since: float | None = None  # for which nobody wanted anything of it, since it left
 
 
 class Backends:
-    """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index."""
+    """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index, or
+    raises NoRoom."""
 
     def __init__(
         self, choose: str, load_of: Callable[[Replica], policy.Load], add: Callable[[backend.StaticBackend], int]
@@ -54,14 +68,25 @@ class Backends:
             kept.add(static.url)
             replica = self._by_url.get(static.url)
             if replica is None:
-                self._learn(static, state="live")
-            elif replica.state == "leaving":
-                replica.state = "live"
+                with contextlib.suppress(NoRoom):
+                    self._learn(static, state="live")
+                continue
+            replica.pod = replica.pod or static.pod
+            if replica.state == "leaving":
+                self._return(replica)
         for url, replica in self._by_url.items():
             if url not in kept:
                 replica.state = "leaving"
 
+    def _return(self, replica: Replica) -> None:
+        replica.state = "live"
+        replica.idle_since = None
+        self._foreign -= replica.foreign
+        replica.foreign = False
+
     def _learn(self, static: backend.StaticBackend, *, state: str) -> Replica:
+        if len(self._by_url) >= REPLICAS_MAX:
+            raise NoRoom(f"{static.url} is one replica too many")
         replica = Replica(
             url=static.url,
             pod=static.pod,
@@ -80,6 +105,7 @@ class Backends:
         """The replica that a record names. One that is not ours is taken on as leaving: its sessions live there."""
         replica = self._by_url.get(url)
         if replica is not None:
+            replica.idle_since = None  # who asks may use it for a while yet
             return replica
         parts = urlsplit(url)
         try:
@@ -88,11 +114,33 @@ class Backends:
             return None
         if parts.scheme not in ("http", "https") or not parts.hostname or not port or self._foreign >= FOREIGN_MAX:
             return None
-        self._foreign += 1
         paths = {known.path for known in self._by_url.values()}
         path = paths.pop() if len(paths) == 1 else ""
         static = backend.StaticBackend(parts.scheme, parts.hostname, port, path, url, pod)
-        return self._learn(static, state="leaving")
+        try:
+            replica = self._learn(static, state="leaving")
+        except NoRoom:
+            return None
+        replica.foreign = True
+        self._foreign += 1
+        return replica
+
+    def forget_idle(self, now: float, drop: Callable[[Replica], bool]) -> list[Replica]:
+        """Forget who left and has had neither session nor exchange for a while; who it was. `drop` lets go of the
+        endpoint, or says no."""
+        forgotten = []
+        for replica in self.all():
+            load = self._load(replica)
+            if replica.state != "leaving" or load.sessions or load.in_flight:
+                replica.idle_since = None
+            elif replica.idle_since is None:
+                replica.idle_since = now
+            elif now - replica.idle_since >= IDLE_SECONDS and drop(replica):
+                self._foreign -= replica.foreign
+                self._openings.pop(replica.index, None)
+                del self._by_url[replica.url], self._by_index[replica.index]
+                forgotten.append(replica)
+        return forgotten
 
     def at(self, index: int) -> Replica:
         """The replica of an endpoint's index."""
