@@ -46,6 +46,10 @@ class Plane(Protocol):
     def store_answered(self) -> bool:
         """The session store has answered once."""
 
+    @property
+    def discovery_fault(self) -> str | None:
+        """Why DNS can't say which replicas there are."""
+
     def endpoint(self, index: int, /) -> core.Endpoint: ...
 
     def drain(self) -> None:
@@ -155,7 +159,8 @@ class Admin:
         return Page(200, _encode({"alive": True}))
 
     async def _show_readiness(self, _asked: Asked) -> Page:
-        """Reasons against it, and the store's trouble, which is named but is none once the store has answered."""
+        """Reasons against it, and troubles that are named but are none: of discovery, whose last replicas go on, and of
+        the store once it has answered."""
         plane = self._plane
         details: dict[str, str] = {}
         if plane.lifecycle != "serving":
@@ -163,6 +168,8 @@ class Admin:
         if not plane.backends.live():
             details["backend_unavailable"] = _tell_of_replicas(plane.backends.all())
         ready = not details and plane.store_answered
+        if plane.discovery_fault is not None:
+            details["discovery_failing"] = plane.discovery_fault
         fault = await self._find_fault()
         if fault is not None:
             details[fault.reason] = str(fault)

@@ -74,6 +74,7 @@ class Plane:
             locate=self._locate,
             start_task=self.tasks.start,
         )
+        self.reactor.aliases = self.book.aliases
         self.reactor.ttl_seconds = self.book.ttl_seconds
         self.reactor.touch_seconds = self.book.touch_seconds
         self._open_discovery()
@@ -136,6 +137,11 @@ class Plane:
     def connects(self) -> dict[tuple[str, str], int]:
         """How often replicas were connected to, by (url, outcome)."""
         return self.dialer.connects
+
+    @property
+    def discovery_fault(self) -> str | None:
+        """Why DNS can't say which replicas there are; None when it can."""
+        return self.discovery.fault
 
     async def open(self) -> None:
         """Ask the store. StoreRefused: it will not serve us. Away: we begin all the same, and are not ready."""

@@ -94,6 +94,12 @@ PLAIN: tuple[tuple[str, str, Callable[[source.Source], float]], ...] = (
         lambda proxy: proxy.book.store.lost_total if isinstance(proxy.book.store, source.Outage) else 0,
     ),
     (
+        "fastproxy_discovery_errors_total",
+        "Names of replicas that could not be resolved because no server answered or it failed; what was known of them "
+        "holds on.",
+        lambda proxy: proxy.discovery.errors_total,
+    ),
+    (
         "fastproxy_connections_open",
         "Open sockets of the proxy, to clients and to replicas.",
         lambda proxy: proxy.reactor.connections,

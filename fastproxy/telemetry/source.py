@@ -115,6 +115,13 @@ class Book(Protocol):
     def created_total(self) -> int: ...
 
 
+class Discovery(Protocol):
+    """Who asks for names."""
+
+    @property
+    def errors_total(self) -> int: ...
+
+
 class Config(Protocol):
     """The name of the MCP server."""
 
@@ -133,6 +140,8 @@ class Source(Protocol):
     def book(self) -> Book: ...
     @property
     def backends(self) -> Replicas: ...
+    @property
+    def discovery(self) -> Discovery: ...
     @property
     def lifecycle(self) -> str: ...
     @property
