@@ -35,6 +35,9 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     cdef Exchange exchange
     cdef bint confirmed
     cdef int rc
+    cdef str alias = None
+    cdef const char* known_as
+    cdef Py_ssize_t known_size
     if not reactor.fast_lane or not listener.fast_lane or head.method != M_POST or head.session < 0 \
             or head.length <= 0 or head.expect >= 0 or head.origin >= 0 or head.minor == 0 or client.hung:
         return LANE_STORY
@@ -51,7 +54,7 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     if field.value_length == 0 or field.value_length > 128:
         return LANE_STORY
     entry = table.find(p + field.value, field.value_length, reactor.now_s)
-    if entry == NULL or entry.epoch != table.epoch or entry.flags & (FLAG_MAPPED | FLAG_SSE | FLAG_HASHED):
+    if entry == NULL or entry.epoch != table.epoch or entry.flags & (FLAG_SSE | FLAG_HASHED):
         return LANE_STORY
     endpoint = reactor.endpoints[entry.endpoint]
     if not endpoint.live or not endpoint.spare:
@@ -61,6 +64,10 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     if not surely_not_initialize(p + head.size, head.length):
         return LANE_STORY
     confirmed = entry.flags & FLAG_CONFIRMED
+    if entry.flags & FLAG_MAPPED:
+        alias = reactor.aliases.get(p[field.value:field.value + field.value_length])
+        if alias is None or not alias.isascii():
+            return LANE_STORY
     if reactor.now_s >= entry.touch_at:
         entry.touch_at = reactor.now_s + reactor.touch_seconds
         entry.expires = reactor.now_s + reactor.ttl_seconds
@@ -79,7 +86,11 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     exchange.session_at = field.value
     exchange.session_size = field.value_length
     reactor.fast_requests += 1
-    build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0, None)
+    if alias is None:
+        build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0, None)
+    else:
+        known_as = PyUnicode_AsUTF8AndSize(alias, &known_size)
+        build_request(out, p, head, client, endpoint, S_SET, known_as, known_size, None)
     exchange.attach(upstream)
     exchange.request_sent = True
     undue(client)

@@ -34,6 +34,7 @@ cdef class Reactor:
     cdef Buffer out
     cdef char* scratch
     cdef object tls_error
+    cdef public dict aliases        # store key: the backend's own id, of sessions whose flags say MAPPED
     cdef public Py_ssize_t head_bytes_max
     cdef public int64_t body_bytes_max
     cdef public Py_ssize_t replay_bytes_max
@@ -69,6 +70,7 @@ cdef class Reactor:
         self.endpoints = []
         self.gone = Endpoint(0, "", None, b"", b"", "", 0, None)
         self.gone.live = False
+        self.aliases = {}
         self.fast_lane = True
         self.head_bytes_max = 32768
         self.body_bytes_max = 8 << 20
@@ -77,7 +79,7 @@ cdef class Reactor:
         self.touch_seconds = 720
         for i, seconds in ((DUE_HEAD, header_seconds), (DUE_BODY, body_seconds), (DUE_IDLE, idle_seconds),
                            (DUE_STALL, idle_seconds), (DUE_LINGER, linger_seconds), (DUE_CONNECT, connect_seconds),
-                           (DUE_RESPONSE, response_seconds), (DUE_SPARE, spare_seconds)):
+                           (DUE_RESPONSE, response_seconds), (DUE_SPARE, spare_seconds), (DUE_VERDICT, 0.1)):
             self.dues[i].length_ms = <uint64_t>(seconds * 1000)
         self.scratch = <char*>malloc(PIECE_LARGE)
         if self.scratch == NULL or buffer_room(&self.out, 4 * PIECE_LARGE) < 0:
@@ -120,7 +122,8 @@ cdef class Reactor:
             wire.shut()
         self.dead.clear()
         c_close(self.epoll)
-        os.close(self.reserve)
+        if self.reserve >= 0:
+            c_close(self.reserve)
         self.epoll = -1
 
     # ---- wires
@@ -224,6 +227,12 @@ cdef class Reactor:
                     wire.on_due(which)
                 except Exception:
                     self.fault(wire)
+        for listener in self.listeners:
+            if (<Listener>listener).paused:
+                (<Listener>listener).paused = False
+                if self.reserve < 0:
+                    self.fill_reserve()
+                self.arm(listener)
         self.table.sweep(self.now_s, 200)
         self.dead.clear()
         self.sweeper = self.loop.call_later(0.1, self.sweep)
@@ -293,15 +302,29 @@ cdef class Reactor:
     cdef void shed(self, Listener listener) noexcept:
         """No descriptor is left: take the connection with the reserve and close it, rather than spin on it."""
         cdef int fd
-        self.refused_accepts += 1
-        c_close(self.reserve)
+        if self.reserve >= 0:
+            c_close(self.reserve)
         fd = fp_accept(listener.fd)
         if fd >= 0:
+            self.refused_accepts += 1
             c_close(fd)
+        self.fill_reserve()
+        if fd < 0 and (errno == EMFILE or errno == ENFILE):
+            listener.paused = True
+            self.arm(listener)
+
+    cdef void fill_reserve(self) noexcept:
         try:
             self.reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self.reserve = -1
+
+    cdef void arm(self, Listener listener) noexcept:
+        """Hear of new connections, or not while it is paused (its epoll entry is level-triggered and would spin)."""
+        cdef epoll_event event
+        event.events = 0 if listener.paused else EPOLLIN
+        event.data_ptr = <void*>listener
+        epoll_ctl(self.epoll, EPOLL_CTL_MOD, listener.fd, &event)
 
     # ---- backends
 
@@ -365,8 +388,7 @@ cdef class Reactor:
         """A connection that is in hand and whole: back to its pool."""
         if upstream.closed:
             return
-        if upstream.hung or upstream.failed or upstream.cut or not upstream.reusable or self.closing \
-                or upstream.outbox.data != NULL or upstream.inbox.data != NULL \
+        if not upstream.reusable or self.closing or upstream.outbox.data != NULL or not upstream.quiet() \
                 or upstream.move != upstream.endpoint.moves:
             upstream.shut()
             return
@@ -394,6 +416,17 @@ cdef class Reactor:
         """[Exchange] in flight now."""
         return [(<Client>wire).exchange for wire in self.wires
                 if isinstance(wire, Client) and (<Client>wire).exchange is not None]
+
+    @property
+    def unsent(self):
+        """Clients whose exchange is over and who have not taken the end of their answer yet."""
+        cdef Client client
+        cdef int found = 0
+        for wire in self.wires:
+            if isinstance(wire, Client):
+                client = wire
+                found += client.exchange is None and client.outbox.data != NULL and client.listener.counted
+        return found
 
     # ---- counting
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 TOUCH_DELAY_SECONDS = 0.05  # renewals are collected for this long, to share a round trip
 STALE_SECONDS_MAX = 0.1  # how long a request waits to have a stale entry confirmed; a store that hangs costs no more
 IN_USE_LOOKS_PER_TTL = 6  # a session that a stream holds open is renewed while five sixths of its TTL are left
-MAPPED_PURGE_MIN = 1024
+ALIASES_PURGE_MIN = 1024
 
 # The table's flags hold the last three bits of a record's generation: enough to tell "moved since I looked" from not.
 GENERATION_SHIFT = 4
@@ -101,8 +101,8 @@ class Book:
         self._start_task = start_task
         self._looks: dict[str, list[_Look]] = {}
         self._loads: dict[str, _Load] = {}
-        self._mapped: dict[bytes, str] = {}
-        self._mapped_purge_at = MAPPED_PURGE_MIN
+        self.aliases: dict[bytes, str] = {}  # the backend's ids that differ; the fast lane reads it too
+        self._aliases_purge_at = ALIASES_PURGE_MIN
         self._touched: set[str] = set()
         self._touching = False
         self.lookups = {"cache": 0, "store": 0, "missing": 0, "error": 0}
@@ -260,7 +260,7 @@ class Book:
         for look in self._looks.get(key, ()):
             look.outdated = True
         self.table.remove(key.encode())
-        self._mapped.pop(key.encode(), None)
+        self.aliases.pop(key.encode(), None)
 
     def _lost_track(self) -> None:
         for looks in self._looks.values():
@@ -274,7 +274,7 @@ class Book:
         return Place(
             session_id,
             endpoint,
-            self._mapped.get(key.encode()) if flags & core.MAPPED else None,
+            self.aliases.get(key.encode()) if flags & core.MAPPED else None,
             bool(flags & core.CONFIRMED),
             bool(flags & core.SSE),
             _generation(flags),
@@ -308,7 +308,7 @@ class Book:
             flags |= core.MAPPED
             self._map(place, session.backend_session_id)
         else:
-            self._mapped.pop(place, None)
+            self.aliases.pop(place, None)
         if key != session.session_id:
             flags |= core.HASHED
         now = self._clock()
@@ -319,15 +319,16 @@ class Book:
             place, endpoint, flags=flags, expires=now + max(1, math.ceil(seconds_left)), touch_at=touch_at
         )
         if evicted is not None:
-            self._mapped.pop(evicted, None)
+            self.aliases.pop(evicted, None)
         if touch_at <= now:
             self.touched(key)
 
     def _map(self, place: bytes, backend_session_id: str) -> None:
-        self._mapped[place] = backend_session_id
-        if len(self._mapped) >= self._mapped_purge_at:  # entries expire in the table without a word
-            self._mapped = {key: known for key, known in self._mapped.items() if key == place or key in self.table}
-            self._mapped_purge_at = max(MAPPED_PURGE_MIN, 2 * len(self._mapped))
+        self.aliases[place] = backend_session_id
+        if len(self.aliases) >= self._aliases_purge_at:  # entries expire in the table without a word
+            for key in [key for key in self.aliases if key != place and key not in self.table]:
+                del self.aliases[key]
+            self._aliases_purge_at = max(ALIASES_PURGE_MIN, 2 * len(self.aliases))
 
 
 def _generation(flags: int) -> int:
