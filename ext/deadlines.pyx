@@ -10,6 +10,7 @@ cdef enum Due:
     DUE_CONNECT       # to a backend
     DUE_RESPONSE      # the backend's head
     DUE_SPARE         # an idle connection to a backend
+    DUE_VERDICT       # what became of a request that met a connection just being closed
     DUES
 
 cdef struct DueList:

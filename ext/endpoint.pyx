@@ -29,6 +29,7 @@ cdef class Endpoint:
     cdef readonly int in_flight      # exchanges
     cdef readonly int streams        # event streams among them
     cdef uint32_t moves              # how often its name has come to mean another address
+    cdef readonly int waits_for_us   # does it hold pieces back until we acknowledge? (nagle.pyx)
     cdef uint64_t* counts            # [method][status]
 
     def __cinit__(self, int index, str url, str pod, bytes authority, bytes prefix, str hostname, int port, tls_context):

@@ -97,12 +97,15 @@ cdef class Exchange:
     cdef bint cutting                # end the stream after the next whole event
     cdef int64_t answer_left
     cdef Chunk answer_chunk
+    cdef uint64_t gap_ms             # since when the answer has paused; 0: it has not (nagle.pyx)
+    cdef bint hurried
     # the story's wait
     cdef uint8_t wait
     cdef Py_ssize_t wait_bytes
     cdef object waiter
     cdef str failure                 # what stopped the fast lane: an UpstreamLost kind
     cdef bint failure_ran
+    cdef str failure_detail
     # the fast lane
     cdef bint confirms               # a 2xx answer is the session's first
     cdef uint32_t session_at         # the session id in the head
@@ -330,6 +333,8 @@ cdef class Exchange:
         self.answer_done = False
         self.phase = P_STORY
         self.status = 0
+        if self.client is None:
+            self.finish("client_gone", True)  # it left while a backend had the request; nobody waits for another try
 
     def send_head(self, int rule=S_KEEP, bytes session=b""):
         """Let the answer's head go, and keep its body back until `relay`; `inspect` may look at it in between."""
@@ -381,6 +386,9 @@ cdef class Exchange:
         cdef Buffer* out = &self.reactor.out
         cdef bytes head
         self.must_live()
+        if self.head_sent:  # of an answer that broke: nothing else can be said, and the client must see the cut
+            self.finish("backend_cut", True)
+            return
         if self.upstream is not None:
             self.detach(False)
         self.status = status
@@ -417,6 +425,7 @@ cdef class Exchange:
         self.endpoint = upstream.endpoint
         upstream.exchange = self
         upstream.mark = upstream.sent
+        upstream.verdicts = 0
         upstream.state = U_BUSY
         upstream.endpoint.busy += 1
         upstream.endpoint.in_flight += 1
@@ -693,7 +702,11 @@ cdef class Exchange:
                     continue
                 got = upstream.fill(PIECE_LARGE if self.answer_left > PIECE else PIECE)
                 if got == GOT_NOTHING:
+                    if self.gap_ms == 0:
+                        gap_begins(self, upstream)
                     return 0
+                if self.gap_ms:
+                    gap_ends(self, upstream)
                 if got <= 0:
                     if got == GOT_END and self.answer_kind == B_UNTIL_CLOSE:
                         self.answer_done = True
@@ -713,6 +726,7 @@ cdef class Exchange:
         cdef Py_ssize_t whole
         cdef uint32_t tail = self.answer_chunk.tail
         cdef bint raw = not self.reframe
+        cdef int rc = 0
         if self.answer_kind == B_COUNTED:
             if size > self.answer_left:
                 consumed = produced = <Py_ssize_t>self.answer_left
@@ -741,18 +755,18 @@ cdef class Exchange:
                 raise MemoryError
         elif self.client is not None and produced:
             if raw and out.end == out.start:
-                if self.client.write(p, produced) < 0:
-                    self.client_gone()
-                    return -1
+                rc = self.client.write(p, produced)
             elif raw:
                 if buffer_put(out, p, produced) < 0:
                     raise MemoryError
             else:
                 self.frame(out, p, produced)
-            if out.end > out.start and (produced > PIECE or not self.answer_done) and self.flush_answer(out) < 0:
-                return -1
-        if self.upstream is upstream:
-            buffer_skip(&upstream.inbox, consumed)
+        buffer_skip(&upstream.inbox, consumed)  # before anything that may read on: a client that is gone, for one
+        if rc < 0:
+            self.client_gone()
+            return -1
+        if out.end > out.start and (produced > PIECE or not self.answer_done) and self.flush_answer(out) < 0:
+            return -1
         return 0
 
     cdef bint cut_here(self, Buffer* out) noexcept:
@@ -810,6 +824,7 @@ cdef class Exchange:
         elif self.fast:
             self.failure = kind
             self.failure_ran = ran
+            self.failure_detail = detail
             self.hand_over()
         return 0
 
@@ -837,7 +852,9 @@ cdef class Exchange:
     @property
     def lost(self):
         """What stopped the fast lane, as the UpstreamLost that `forward` would have raised; None otherwise."""
-        return UpstreamLost(self.failure, bool(self.failure_ran)) if self.failure is not None else None
+        if self.failure is None:
+            return None
+        return UpstreamLost(self.failure, bool(self.failure_ran), self.failure_detail)
 
     cdef object door_answer(self):
         """The answer's head as Python sees it. It is moved out of the upstream's inbox first."""
@@ -957,7 +974,7 @@ cdef int strip_authority(const char* p, Head* head) noexcept nogil:
     """http://host/path becomes /path (RFC 9112 §3.2.2). REFUSED when the authority is not the Host, or no path follows."""
     cdef Py_ssize_t at = head.target, stop = at + head.target_length, start
     cdef Field* host
-    if p[at] == c'/' or (p[at] == c'*' and head.target_length == 1):
+    if p[at] == c'/' or (p[at] == c'*' and head.target_length == 1 and head.method == M_OPTIONS):
         return COMPLETE
     if head.target_length > 7 and strncasecmp(p + at, b"http://", 7) == 0:
         start = at + 7

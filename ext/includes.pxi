@@ -35,6 +35,7 @@ cdef extern from "posix.h" nogil:
     int c_socket "socket"(int, int, int)
     ssize_t fp_send2(int, const void*, size_t, const void*, size_t)
     int fp_accept(int)
+    int fp_quickack(int)
     int fp_nodelay(int)
     int fp_connect(int, int, const char*, int, unsigned int)
     int fp_socket_error(int)

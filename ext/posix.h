@@ -30,6 +30,12 @@ static inline ssize_t fp_send2(int fd, const void *p, size_t n, const void *q, s
     return sendmsg(fd, &message, MSG_NOSIGNAL);
 }
 
+/* Acknowledge what has come now, and for the moment without delay. */
+static inline int fp_quickack(int fd) {
+    int on = 1;
+    return setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+}
+
 static inline int fp_nodelay(int fd) {
     int on = 1;
     return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -90,6 +96,13 @@ static inline int64_t fp_bytes_acked(int fd) {
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) != 0 || size < 128) return -1;
     memcpy(&value, info + 120, sizeof value);
     return (int64_t)value;
+}
+
+/* Has the connection come to its end on both sides (a reset, for one), so that the peer takes nothing of ours any more? */
+static inline int fp_closed(int fd) {
+    unsigned char info[256];
+    socklen_t size = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0 && size > 0 && info[0] == TCP_CLOSE;
 }
 
 static inline uint64_t fp_clock_ms(void) {

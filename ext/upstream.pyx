@@ -8,6 +8,7 @@ cdef enum UpstreamState:
 
 cdef enum:
     ANSWER_HEAD_BYTES_MAX = 65536  # interface §3.2
+    VERDICTS_MAX = 10              # looks at a connection that the peer has half closed, 0.1 s apart
 
 
 cdef class Upstream(Wire):
@@ -20,13 +21,14 @@ cdef class Upstream(Wire):
     cdef bint established         # TCP is up
     cdef bint reusable
     cdef readonly bint reused     # has served an exchange before
+    cdef uint8_t verdicts         # looks taken so far at what became of the request
 
     cdef int on_ready(self) except -1:
         cdef int rc
         if self.state == U_CONNECTING:
             return self.connecting()
         if self.state == U_IDLE:
-            if self.readable or self.hung:
+            if not self.quiet():
                 self.drop()
             return 0
         if self.state != U_BUSY or self.exchange is None:
@@ -81,25 +83,41 @@ cdef class Upstream(Wire):
             ready.set_exception(ConnectFailed(why))
         return 0
 
+    cdef bint quiet(self) except -1:
+        """Is there nothing to be read, not even the end? What nobody asked for would be taken for the next answer.
+
+        What TLS says to itself (session tickets) is nothing.
+        """
+        if self.hung or self.failed or self.cut or self.inbox.data != NULL:
+            return False
+        return not self.readable or self.fill(PIECE) == GOT_NOTHING
+
     cdef void drop(self) noexcept:
         """An idle connection that is no longer any use."""
         if self in self.endpoint.spare:
             self.endpoint.spare.remove(self)
         self.shut()
 
-    cdef bint surely_untouched(self) noexcept:
-        """True when the peer's kernel has acknowledged no byte of the present request: then nobody can have run it.
+    cdef bint acknowledged(self) noexcept:
+        """Has the peer's kernel taken any byte of the present request? TCP_INFO counts them, the SYN included."""
+        cdef int64_t count = fp_bytes_acked(self.fd)
+        return count < 0 or <uint64_t>count > self.mark + 1
 
-        The server of a kept connection may close it just as we send (mcp.md §6.1). TCP_INFO counts what the peer has
-        acknowledged, the SYN included; a segment that met a closed socket is answered by a reset, never acknowledged.
+    cdef bint surely_untouched(self) noexcept:
+        """True when nobody can have run the present request: not a byte was taken, and none will be.
+
+        The server of a kept connection may close it just as we send (mcp.md §6.1): its end comes first, then the reset
+        with which a closed socket answers our bytes, and no acknowledgement. The end alone proves nothing: the server
+        may have closed its own side only, and our bytes may be on their way. A reset alone proves nothing either: the
+        server may have read the request, and a reset does not count what it acknowledges.
         """
-        cdef int64_t acknowledged
-        if self.sent == self.mark:
-            return True
-        if buffer_size(&self.inbox):
-            return False
-        acknowledged = fp_bytes_acked(self.fd)
-        return acknowledged >= 0 and <uint64_t>acknowledged <= self.mark + 1
+        return self.sent == self.mark or (self.hung and not self.was_reset and buffer_size(&self.inbox) == 0
+                                          and fp_closed(self.fd) and not self.acknowledged())
+
+    cdef bint may_settle(self) noexcept:
+        """The peer has closed its side, our bytes are on their way: its reset or acknowledgement is to be waited for."""
+        return self.sent > self.mark and not self.was_reset and not fp_closed(self.fd) \
+            and not self.acknowledged() and self.verdicts < VERDICTS_MAX
 
     cdef int answer_ready(self) except -1:
         cdef Exchange exchange = self.exchange
@@ -136,6 +154,9 @@ cdef class Upstream(Wire):
             got = self.fill(PIECE if size < PIECE else ANSWER_HEAD_BYTES_MAX)
             if got == GOT_NOTHING:
                 return 0
+            if got <= 0 and size == 0 and self.may_settle():
+                due(self, DUE_VERDICT)
+                return 0
             if got <= 0:
                 return exchange.upstream_failed("protocol" if size else "lost", "cut in the head" if size else "")
         return 0
@@ -160,6 +181,8 @@ cdef class Upstream(Wire):
         else:
             exchange.answer_kind = B_UNTIL_CLOSE
             self.reusable = False
+        if head.status == 204 and (head.chunked or head.length > 0):
+            self.reusable = False  # a body that must not be may come all the same
         if head.seen & (<uint32_t>1 << F_KEEP_ALIVE) and self.reusable:
             self.reusable = keeps_alive_long(p, head, self.reactor.dues[<int>DUE_SPARE].length_ms)
         if head.content_type >= 0 and exchange.answer_kind != B_NONE:
@@ -176,6 +199,9 @@ cdef class Upstream(Wire):
             return self.connect_failed("no answer within the connect timeout")
         if which == DUE_RESPONSE and self.exchange is not None:
             return self.exchange.upstream_failed("timeout")
+        if which == DUE_VERDICT:
+            self.verdicts += 1
+            return self.answer_ready()
         self.drop()
         return 0
 

@@ -23,6 +23,7 @@ cdef class Wire:
     cdef bint hung          # the peer has sent its last byte: read to the end, a short read is not the end
     cdef bint failed        # receiving said that the connection is dead
     cdef bint cut           # sending said so; an answer may still be there to be read
+    cdef bint was_reset     # the peer has thrown the connection away, without a word of its end before
     cdef bint closed
     cdef Buffer inbox       # received, not yet used
     cdef Buffer outbox      # to be sent, the kernel did not take it yet
@@ -81,8 +82,14 @@ cdef class Wire:
             if errno == EAGAIN:
                 self.readable = False
                 return GOT_NOTHING
-            self.failed = True
+            self.failed = self.was_reset = True
             return GOT_ERROR
+
+    cdef void broke(self) noexcept:
+        """Sending failed. EPIPE: after the peer had ended its side; anything else: out of the blue."""
+        self.cut = True
+        if errno != EPIPE:
+            self.was_reset = True
 
     cdef int write(self, const char* p, Py_ssize_t n) except -2:
         """Send p[0:n], or keep what the kernel does not take: 0; -1 when the connection is dead."""
@@ -104,7 +111,7 @@ cdef class Wire:
                 if errno == EINTR:
                     continue
                 if errno != EAGAIN:
-                    self.cut = True
+                    self.broke()
                     return -1
                 sent = 0
                 break
@@ -127,7 +134,7 @@ cdef class Wire:
         sent = fp_send2(self.fd, p, n, q, m)
         if sent < 0:
             if errno != EAGAIN and errno != EINTR:
-                self.cut = True
+                self.broke()
                 return -1
             sent = 0
         self.sent += <uint64_t>sent
@@ -155,7 +162,7 @@ cdef class Wire:
                 if errno == EAGAIN:
                     self.writable = False
                     return 0
-                self.cut = True
+                self.broke()
                 return -1
             self.sent += <uint64_t>sent
             buffer_skip(&self.outbox, sent)
@@ -218,7 +225,7 @@ cdef class Tls:
             if errno == EAGAIN:
                 wire.readable = False
                 return GOT_NOTHING
-            wire.failed = True
+            wire.failed = wire.was_reset = True
             return GOT_ERROR
 
     cdef int shake(self, Wire wire) except -3:
