@@ -57,6 +57,10 @@ class Stage(actors_wire.ScriptedBackend):
                 request = await connection.read_request()
                 assert request is not None
                 connection.requests.clear()
+                if request.method == "GET":
+                    await connection.send(OK)
+                    begin = len(connection.received)
+                    continue
                 fields = {**JSON, "Mcp-Session-Id": request.field(OPENS) or ""}
                 await connection.send(actors_message.format_response("200 OK", fields, INITIALIZED))
             else:
@@ -83,7 +87,7 @@ class Lane:
     def __init__(self, proxy: kit.Proxy, stage: Stage) -> None:
         self.proxy = proxy
         self.stage = stage
-        self.session = SESSION
+        self.session = ""
 
     def play(self, act: Act) -> None:
         """What the backend does with the requests that come from now on."""
@@ -93,12 +97,19 @@ class Lane:
         """A new connection to the proxy."""
         return kit.RawClient(self.proxy.origin, **options)
 
-    def open_session(self, session: str = SESSION) -> None:
-        """A session of that id, and one idle connection to the backend."""
+    def open_session(self, session: str) -> None:
+        """A session of that id, which is this lane's from now on. An idle connection to the backend is left over."""
+        self.session = session
         with self.client() as client:
             fields = {"Host": HOST, OPENS: session, **JSON}
             answer = client.request("POST", "/mcp", fields, INITIALIZE)
             assert answer.status == 200, answer
+            assert answer.field("Mcp-Session-Id") == session, "there is a session of that id"
+
+    def connect(self) -> None:
+        """Leave an idle connection to the backend."""
+        with self.client() as client:
+            assert client.request("GET", "/warm", {"Host": HOST, OPENS: "no"}).raw == OK
 
     def post(self, body: bytes = CALL, fields: Mapping[str, str] | None = None, *, target: str = "/mcp") -> bytes:
         """A POST of the session: with an idle connection it takes the fast lane."""
@@ -125,7 +136,11 @@ class Lane:
         self.stage.hang_up()
         self.stage.act = actors_wire.answering(OK)
         await_that(lambda: self.metric("fastproxy_upstream_connections") == 0, "the pool is empty")
-        self.open_session()
+        if self.session:
+            self.session = SESSION
+            self.connect()
+        else:
+            self.open_session(SESSION)
 
 
 class Lanes:
