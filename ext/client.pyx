@@ -136,11 +136,12 @@ cdef class Client(Wire):
         cdef const char* p
         cdef Py_ssize_t size, got
         cdef int found
-        cdef bint waits = False
+        cdef bint waits = False, first_line
         while self.state == CLIENT_HEAD and not self.closed:
             size = buffer_size(&self.inbox)
             if size:
                 p = self.inbox.data + self.inbox.start
+                first_line = self.resume == 0
                 found = find_end(p, size, &self.resume, head)
                 if found == COMPLETE:
                     found = scan_request_head(p, size, head)
@@ -150,6 +151,8 @@ cdef class Client(Wire):
                         found = admit(p, head, self.reactor.body_bytes_max)
                 elif found == INCOMPLETE:
                     found = early_refusal(p, size, head)
+                    if found == INCOMPLETE and first_line and self.resume:
+                        found = scan_request_head(p, size, head)  # once: is the first line one of a request?
                 if found == INCOMPLETE and size >= self.reactor.head_bytes_max:
                     found = _refuse(head, 414 if memchr(p, 10, size) == NULL else 431, b"head too large")
                 if found == REFUSED:
