@@ -261,6 +261,13 @@ class Families(registry.Collector):
             ("backend",),
             [((replica.url,), endpoint.in_flight) for replica, endpoint in replicas],
         )
+        yield self._family(
+            "fastproxy_backend_waits_for_acks",
+            "1 when the replica's server holds the second piece of an answer back until the first is acknowledged (no "
+            "TCP_NODELAY there: 40 ms a call without us); the relay then acknowledges at once.",
+            ("backend",),
+            [((replica.url,), int(endpoint.waits_for_us > 0)) for replica, endpoint in replicas],
+        )
 
     def _replicas(self) -> Iterator[tuple[source.Replica, source.Endpoint]]:
         for replica in self._proxy.backends.all():
