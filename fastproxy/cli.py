@@ -49,7 +49,8 @@ def _serve(given: dict[str, object]) -> int:
 def _run(config: schema.ServeConfig) -> int:
     # Loaded late: no other command should pay for the event loop, the store's client and the compiled core.
     try:
-        server = importlib.import_module("fastproxy.proxy.server")
+        room = "fastproxy.proxy.server" if config.workers == 1 else "fastproxy.proxy.workers"
+        server = importlib.import_module(room)
     except ImportError as error:
         raise errors.StartError(f"{error} (is fastproxy built and installed? pip install . does both)") from error
     return int(server.run(config))

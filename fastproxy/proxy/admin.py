@@ -8,19 +8,18 @@ does not keep out a web page in somebody's browser, which is why Host and Origin
 foreign page may neither drain the proxy nor read session ids by DNS rebinding.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
 
-from fastproxy import errors, telemetry
+from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import schema
 from fastproxy.mcp import reply
 from fastproxy.proxy import guard
-from fastproxy.routing import backends
-from fastproxy.session import book, record
+from fastproxy.session import record, store
 
 PAGE_SESSIONS = 100
 PAGE_SESSIONS_MAX = 1000
@@ -29,15 +28,67 @@ REPLICAS_TOLD_MAX = 8  # in a sentence; /backends has them all
 JSON = b"application/json"
 
 
+class Endpoint(Protocol):
+    """How busy a replica is."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+
+class Replica(Protocol):
+    """Which replica, and how it is."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def pod(self) -> str | None: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def last_error(self) -> str | None: ...
+
+
+class Replicas(Protocol):
+    """All that are known, and those that may get something new."""
+
+    def all(self) -> Sequence[Replica]: ...
+    def live(self) -> Sequence[Replica]: ...
+
+
+class Table(Protocol):
+    """How many sessions a replica has."""
+
+    def count(self, endpoint: int, /) -> int: ...
+
+
+class Book(Protocol):
+    """The sessions."""
+
+    @property
+    def store(self) -> store.SessionStore: ...
+    @property
+    def table(self) -> Table: ...
+    async def load(self, session_id: str, /) -> record.SessionRecord | None: ...
+
+
+class Numbers(Protocol):
+    """What /metrics shows."""
+
+    def render(self, accept: str, /) -> tuple[bytes, str]:
+        """Body and content type."""
+
+
 class Plane(Protocol):
-    """What the pages need of the data plane."""
+    """What the pages need of the data plane: of this process, or of all workers (crew.py)."""
 
     @property
     def config(self) -> schema.ServeConfig: ...
     @property
-    def book(self) -> book.Book: ...
+    def book(self) -> Book: ...
     @property
-    def backends(self) -> backends.Backends: ...
+    def backends(self) -> Replicas: ...
     @property
     def lifecycle(self) -> str:
         """starting, serving or draining."""
@@ -50,9 +101,10 @@ class Plane(Protocol):
     def discovery_fault(self) -> str | None:
         """Why DNS can't say which replicas there are."""
 
-    def endpoint(self, index: int, /) -> core.Endpoint: ...
+    def endpoint(self, index: int, /) -> Endpoint: ...
 
-    def drain(self) -> None:
+    @property
+    def drain(self) -> Callable[[], None]:
         """Begin the drain. Idempotent."""
 
     async def end_session(self, session_id: str, /) -> bool:
@@ -92,7 +144,7 @@ Show = Callable[[Asked], Awaitable[Page]]
 class Admin:
     """Every page of the admin address."""
 
-    def __init__(self, plane: Plane, metrics: telemetry.Telemetry) -> None:
+    def __init__(self, plane: Plane, metrics: Numbers) -> None:
         self._plane = plane
         self._metrics = metrics
         config = plane.config
@@ -180,11 +232,11 @@ class Admin:
 
     async def _find_fault(self) -> errors.StoreError | None:
         """What the store suffers from. A store that nobody uses is asked, which takes its own deadline at the most."""
-        store = self._plane.book.store
-        if store.fault is not None:
-            return store.fault
+        sessions = self._plane.book.store
+        if sessions.fault is not None:
+            return sessions.fault
         try:
-            await store.ping()
+            await sessions.ping()
         except errors.StoreError as error:
             return error
         return None
@@ -271,7 +323,7 @@ def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> list[str]:
     return [value.decode("latin-1") for given, value in fields if given.lower() == name]
 
 
-def _tell_of_replicas(replicas: list[backends.Replica]) -> str:
+def _tell_of_replicas(replicas: Sequence[Replica]) -> str:
     if not replicas:
         return "no replica is known"
     told = [replica.last_error or f"{replica.url}: {replica.state}" for replica in replicas[:REPLICAS_TOLD_MAX]]

@@ -32,7 +32,7 @@ class Create(_Message, frozen=True, gc=False):
     session: bytes
 
 
-class Load(_Message, frozen=True, gc=False):
+class Find(_Message, frozen=True, gc=False):
     session_id: str
 
 
@@ -76,7 +76,7 @@ class Changed(_Message, frozen=True, gc=False):
     keys: list[str]
 
 
-Question = Create | Load | Update | Delete | Touch | Page | Claim | Release | Ping
+Question = Create | Find | Update | Delete | Touch | Page | Claim | Release | Ping
 
 
 class Ask(Protocol):
@@ -124,8 +124,12 @@ class SharedStore:
         return await self._ask(Create(record.store_key(session.session_id), record.encode(session)), bool)
 
     async def load(self, session_id: str) -> record.SessionRecord | None:
-        stored = await self._ask(Load(session_id), bytes)
-        return record.decode(stored, key=record.store_key(session_id)) if stored else None
+        found = await self.find(session_id)
+        return None if found is None else found.session
+
+    async def find(self, session_id: str) -> store.Found | None:
+        stored, seconds_left = await self._ask(Find(session_id), tuple[bytes, float])
+        return store.Found(record.decode(stored, key=record.store_key(session_id)), seconds_left) if stored else None
 
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
@@ -180,9 +184,9 @@ class Host:
         """What a SharedStore is answered; the store's errors as they are."""
         inner = self._inner
         match question:
-            case Load():
-                session = await inner.load(question.session_id)
-                return b"" if session is None else record.encode(session)
+            case Find():
+                found = await inner.find(question.session_id)
+                return (b"", 0.0) if found is None else (record.encode(found.session), found.seconds_left)
             case Create():
                 return await inner.create(record.decode(question.session, key=question.key))
             case Touch():

@@ -1,0 +1,189 @@
+"""The workers as one, for the admin pages: their replicas merged, their numbers added up, their readiness in one word.
+
+    worker --Report--> Crew <--refresh-- supervisor, before it shows a page
+                        |--> admin.Plane, admin.Numbers
+
+A replica is as well as the worker thinks that thinks worst of it: who has failed to connect knows more than who has not
+tried. Numbers that only the supervisor knows replace those of the workers.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+import prometheus_client
+from prometheus_client import registry
+
+from fastproxy import errors, telemetry
+from fastproxy.config import schema
+from fastproxy.proxy import channel, worker
+from fastproxy.session import memory, record, store
+from fastproxy.telemetry import fleet
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS_MAX = 1.0  # a worker that takes longer is shown as it was when it last reported
+END_SECONDS_MAX = 15.0  # a DELETE at the backend may take ten
+_BADNESS = ("live", "leaving", "failed")
+_SUPERVISOR = "supervisor"
+
+
+class Replica(msgspec.Struct):
+    """One replica, as all workers see it."""
+
+    url: str
+    pod: str | None
+    index: int
+    state: str
+    last_error: str | None = None
+    sessions: int = 0
+    in_flight: int = 0
+
+    def add(self, seen: worker.Replica) -> None:
+        """What one more worker sees."""
+        self.state = max(self.state, seen.state, key=_BADNESS.index)
+        self.last_error = self.last_error or seen.last_error
+        self.sessions += seen.sessions
+        self.in_flight += seen.in_flight
+
+
+class Replicas:
+    """What the pages ask of the list of replicas."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str | None], Replica] = {}
+        self._list: list[Replica] = []
+
+    def merge(self, reports: list[worker.Report]) -> None:
+        """Start again from what the workers see now."""
+        self._known.clear()
+        for report in reports:
+            for seen in report.replicas:
+                known = self._known.get((seen.url, seen.pod))
+                if known is None:
+                    known = Replica(seen.url, seen.pod, len(self._known), seen.state)
+                    self._known[seen.url, seen.pod] = known
+                known.add(seen)
+        self._list = list(self._known.values())
+
+    def all(self) -> list[Replica]:
+        """Every one that a worker knows."""
+        return self._list
+
+    def live(self) -> list[Replica]:
+        """Those that may get something new."""
+        return [replica for replica in self._list if replica.state == "live"]
+
+    def at(self, index: int) -> Replica:
+        """By its index in this list."""
+        return self._list[index]
+
+    def count(self, index: int) -> int:
+        """Its sessions, in all route tables."""
+        return self._list[index].sessions
+
+
+class Sessions:
+    """What the pages ask of the book of sessions: the store, read past every cache."""
+
+    def __init__(self, sessions: store.SessionStore, table: Replicas) -> None:
+        self.store = sessions
+        self.table = table
+
+    async def load(self, session_id: str) -> record.SessionRecord | None:
+        """The record."""
+        return await self.store.load(session_id)
+
+
+class Crew:
+    """All workers that serve. `draining` is set by who begins the drain."""
+
+    def __init__(self, config: schema.ServeConfig, sessions: store.SessionStore, drain: Callable[[], None]) -> None:
+        self.config = config
+        self.drain = drain
+        self.draining = False
+        self.backends = Replicas()
+        self.book = Sessions(sessions, self.backends)
+        self.members: dict[object, channel.Channel] = {}
+        self._reports: dict[object, worker.Report] = {}
+        self._own = registry.CollectorRegistry()  # of the supervisor itself
+        prometheus_client.ProcessCollector(registry=self._own)
+        self._fleet = fleet.Fleet(self._now)
+        self._registry = registry.CollectorRegistry()
+        self._registry.register(self._fleet)
+
+    def admit(self, member: object, line: channel.Channel) -> None:
+        """A worker serves."""
+        self.members[member] = line
+
+    def report(self, member: object, report: worker.Report) -> None:
+        """It says how it is."""
+        self._reports[member] = report
+        self._fleet.report(member, report.families)
+
+    def dismiss(self, member: object) -> None:
+        """It is gone; what it has counted stays."""
+        self.members.pop(member, None)
+        self._reports.pop(member, None)
+        self._fleet.end(member)
+
+    async def refresh(self) -> None:
+        """Look at every worker."""
+        await asyncio.gather(*(self._look(member, line) for member, line in list(self.members.items())))
+        self.backends.merge(list(self._reports.values()))
+
+    async def _look(self, member: object, line: channel.Channel) -> None:
+        try:
+            report = await line.ask(worker.Look(), worker.Report, seconds_max=LOOK_SECONDS_MAX)
+        except channel.ChannelLost as error:
+            logger.warning("a worker does not report: reason=%s", error)
+            return
+        if self.members.get(member) is line:  # it may have ended meanwhile, and its numbers be in the totals
+            self.report(member, report)
+
+    # ---- admin.Plane
+
+    @property
+    def lifecycle(self) -> str:
+        """starting (a worker is, or is being replaced), serving or draining."""
+        if self.draining:
+            return "draining"
+        return "serving" if len(self.members) == self.config.workers else "starting"
+
+    @property
+    def store_answered(self) -> bool:
+        """The store has answered every worker once."""
+        return all(report.store_answered for report in self._reports.values())
+
+    @property
+    def discovery_fault(self) -> str | None:
+        """Why DNS can't say which replicas there are, in the words of one worker."""
+        return next((said.discovery_fault for said in self._reports.values() if said.discovery_fault), None)
+
+    def endpoint(self, index: int) -> Replica:
+        """What knows how many requests a replica has now."""
+        return self.backends.at(index)
+
+    async def end_session(self, session_id: str) -> bool:
+        """Any worker can end any session; the others hear of it."""
+        for line in list(self.members.values()):
+            try:
+                return await line.ask(worker.End(session_id), bool, seconds_max=END_SECONDS_MAX)
+            except channel.ChannelLost as error:
+                logger.warning("a worker could not end a session: reason=%s", error)
+        raise errors.StoreUnavailable("no worker serves")
+
+    # ---- admin.Numbers
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """All workers' metrics as one: body and content type."""
+        self._fleet.report(_SUPERVISOR, fleet.read(self._own))
+        return telemetry.render(self._registry, accept)
+
+    def _now(self) -> Mapping[str, float]:
+        ours = {"fastproxy_draining": float(self.draining)}
+        held = self.book.store
+        if isinstance(held, memory.MemoryStore):  # each worker's table knows but the sessions that it has met
+            ours["fastproxy_sessions_active"] = float(len(held))
+        return ours
