@@ -56,8 +56,9 @@ class _Illness(msgspec.Struct, frozen=True):
 class DnsServer:
     """See the module. A name that nothing was said of does not exist."""
 
-    def __init__(self) -> None:
-        self.port = 0
+    def __init__(self, *, host: str = HOST, port: int = 0) -> None:
+        self.host = host
+        self.port = port
         self.questions: list[Question] = []
         self._records: dict[tuple[str, str], dns.rrset.RRset] = {}
         self._illness: _Illness | None = None
@@ -83,7 +84,7 @@ class DnsServer:
 
     @property
     def origin(self) -> str:
-        return f"{HOST}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -200,10 +201,10 @@ class DnsServer:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
-            server = await asyncio.start_server(self._serve_tcp, HOST, 0)
+            server = await asyncio.start_server(self._serve_tcp, self.host, self.port)
             self.port = server.sockets[0].getsockname()[1]
             transport, _ = await self._loop.create_datagram_endpoint(
-                lambda: _Datagrams(self), local_addr=(HOST, self.port)
+                lambda: _Datagrams(self), local_addr=(self.host, self.port)
             )
         except OSError as error:
             self._failure = error
