@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 TOUCH_DELAY_SECONDS = 0.05  # renewals are collected for this long, to share a round trip
 STALE_SECONDS_MAX = 0.1  # how long a request waits to have a stale entry confirmed; a store that hangs costs no more
+VERIFY_SECONDS = 0.4  # after an update; a store's own writes are told from others' for 0.25 s
 IN_USE_LOOKS_PER_TTL = 6  # a session that a stream holds open is renewed while five sixths of its TTL are left
 ALIASES_PURGE_MIN = 1024
 
@@ -147,6 +148,7 @@ class Book:
         with self._looking(record.store_key(session.session_id)) as look:
             if not await self.store.update(session, expected_generation=expected_generation):
                 return None
+            self._start_task(self._verify(session), name="verify a moved session")
             return self._enter(session, 0, look)
 
     async def forget(self, session_id: str) -> None:
@@ -255,6 +257,15 @@ class Book:
             looks.remove(look)
             if not looks:
                 del self._looks[key]
+
+    async def _verify(self, session: record.SessionRecord) -> None:
+        """A store that tells its clients of changes may tell of our update and of an end right behind it as of one, which
+        passes for ours alone (redis_watch.Echoes). So it is asked once more, when nothing passes for ours any longer."""
+        await asyncio.sleep(VERIFY_SECONDS)
+        with contextlib.suppress(errors.StoreUnavailable):  # there will be a gap in what is heard, and all is stale then
+            found = await self.store.load(session.session_id)
+            if found is None or found.generation != session.generation:
+                self.drop(session.session_id)
 
     def _changed(self, key: str) -> None:
         for look in self._looks.get(key, ()):
