@@ -8,6 +8,7 @@ does not keep out a web page in somebody's browser, which is why Host and Origin
 foreign page may neither drain the proxy nor read session ids by DNS rebinding.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
@@ -20,6 +21,8 @@ from fastproxy.config import schema
 from fastproxy.mcp import reply
 from fastproxy.proxy import guard
 from fastproxy.session import record, store
+
+logger = logging.getLogger(__name__)
 
 PAGE_SESSIONS = 100
 PAGE_SESSIONS_MAX = 1000
@@ -175,6 +178,9 @@ class Admin:
             exchange.answer(page.status, fields, page.body)
         except core.ExchangeOver:
             return  # who asked has gone
+        except Exception:
+            logger.exception("fault in an admin page")
+            exchange.abort("fault")
 
     async def _answer(self, exchange: core.Exchange) -> Page:
         try:

@@ -84,7 +84,7 @@ class Server:
     def begin(self, exchange: core.Exchange) -> None:
         """A head has come that the fast lane does not take."""
         if exchange.listener.tag == "admin":
-            self.plane.tasks.start(self._show(exchange), name="admin")
+            self.plane.tasks.start(self.admin.serve(exchange), name="admin")
         else:
             self.plane.story.begin(exchange)
 
@@ -100,15 +100,6 @@ class Server:
         """An exchange is over (only called when access lines are wanted)."""
         if exchange.listener.tag != "admin":
             self._access.write(exchange)
-
-    async def _show(self, exchange: core.Exchange) -> None:
-        try:
-            await self.admin.serve(exchange)
-        except core.ExchangeOver:
-            return
-        except Exception:
-            logger.exception("fault in an admin page")
-            exchange.abort("fault")
 
     # ---- signals and drain
 

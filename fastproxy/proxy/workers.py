@@ -113,7 +113,8 @@ class Supervisor:
 
     def begin(self, exchange: core.Exchange) -> None:
         """Somebody asks for a page."""
-        self._tasks.start(self._show(exchange), name="admin")
+        alone = exchange.target.partition(b"?")[0] == b"/healthz"  # says that this process lives, and no more
+        self._tasks.start(self._admin.serve(exchange) if alone else self._show(exchange), name="admin")
 
     def resume(self, exchange: core.Exchange, _answer: core.AnswerHead | None) -> None:
         """There is no fast lane here."""
@@ -126,15 +127,8 @@ class Supervisor:
         """Admin pages have no access lines."""
 
     async def _show(self, exchange: core.Exchange) -> None:
-        try:
-            if exchange.target.partition(b"?")[0] != b"/healthz":  # which says that this process lives, and no more
-                await self._crew.refresh()
-            await self._admin.serve(exchange)
-        except core.ExchangeOver:
-            return
-        except Exception:
-            logger.exception("fault in an admin page")
-            exchange.abort("fault")
+        await self._crew.refresh()
+        await self._admin.serve(exchange)
 
     # ---- workers
 
