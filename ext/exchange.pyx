@@ -24,6 +24,7 @@ cdef enum Wait:
     W_PEEK
     W_HEAD
     W_INSPECT
+    W_TAKEN
 
 
 class ExchangeOver(Exception):
@@ -93,6 +94,7 @@ cdef class Exchange:
     cdef bint head_sent              # before its body, on the story's word
     cdef bint reframe                # chunks are decoded and made anew
     cdef bint bare                   # reframe for a client of HTTP/1.0: no chunks at all
+    cdef bint own_stream             # the body is ours, piece by piece
     cdef bint streaming              # counted as an open stream
     cdef bint cutting                # end the stream after the next whole event
     cdef int64_t answer_left
@@ -413,6 +415,66 @@ cdef class Exchange:
             return
         self.end_answer()
 
+    # A body of our own, piece by piece: what is not relayed from one backend (merged streams, bridges) is told so.
+
+    def open_stream(self, int status, list fields):
+        """Begin an answer of our own whose body is sent piece by piece. `fields` without framing and Connection."""
+        cdef bytes head
+        self.must_live()
+        if self.upstream is not None:
+            self.detach(False)
+        self.status = status
+        self.phase = P_POUR
+        self.answer_kind = B_CHUNKED
+        self.reframe = self.own_stream = True
+        self.bare = self.minor == 0
+        if self.bare or not self.reusable():
+            self.keep = False
+        head = b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, b""))
+        for name, value in fields:
+            head += b"%s: %s\r\n" % (name, value)
+            self.event_stream |= name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+        if not self.bare:
+            head += b"Transfer-Encoding: chunked\r\n"
+        head += b"\r\n" if self.keep else b"Connection: close\r\n\r\n"
+        if self.event_stream:
+            self.streaming = True
+            self.reactor.streams_open += 1
+        if self.client is not None and self.client.write(head, len(head)) < 0:
+            self.client_gone()
+            raise ExchangeOver(self.over)
+
+    def send(self, bytes data):
+        """A piece of that body, whole events if it is an event stream. False: the client lags, await `taken` first."""
+        cdef Buffer* out = &self.reactor.out
+        self.must_live()
+        if not self.own_stream:
+            raise RuntimeError("no stream of our own is open")
+        self.answer_chunk.tail = tail_of(self.answer_chunk.tail, data, len(data))
+        self.frame(out, data, len(data))
+        if self.flush_answer(out) < 0:
+            raise ExchangeOver(self.over)
+        return self.client is None or not self.client.backed_up()
+
+    def taken(self):
+        """Future of None: the client has taken all that was sent."""
+        self.must_live()
+        future = self.wait_for(W_TAKEN, 0)
+        if self.client is None or not self.client.backed_up():
+            self.tell(None)
+        else:
+            due(self.client, DUE_STALL)
+        return future
+
+    def close_stream(self):
+        """The body is complete."""
+        cdef Buffer* out = &self.reactor.out
+        self.must_live()
+        self.answer_done = True
+        self.finish_frames(out)
+        if self.flush_answer(out) == 0:
+            self.end_answer()
+
     def abort(self, str reason="aborted"):
         """End it without another byte; the client's connection is closed."""
         if self.over is None:
@@ -670,6 +732,8 @@ cdef class Exchange:
         cdef Buffer* out = &self.reactor.out
         cdef Upstream upstream
         cdef Py_ssize_t got, size
+        if self.wait == W_TAKEN and not self.client.backed_up():
+            self.tell(None)
         while self.over is None and self.upstream is not None:
             upstream = self.upstream
             if self.wait == W_INSPECT:
@@ -786,7 +850,10 @@ cdef class Exchange:
         """End an event stream cleanly, after the event that is under way."""
         if self.over is None and self.phase == P_POUR and self.event_stream:
             self.cutting = True
-            self.pump_answer()
+            if self.own_stream and event_ended(self.answer_chunk.tail):
+                self.close_stream()
+            else:
+                self.pump_answer()
 
     cdef int answer_broke(self) except -1:
         """The backend stopped in the middle of an answer: the client must see that it is cut."""
@@ -902,7 +969,8 @@ cdef class Exchange:
             self.detach(False)
         if self.streaming:
             self.reactor.streams_open -= 1
-            self.endpoint.streams -= 1
+            if not self.own_stream:
+                self.endpoint.streams -= 1
         self.phase = P_DONE
         self.reactor.count(self)
         if self.waiter is not None:
