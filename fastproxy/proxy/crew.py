@@ -132,6 +132,10 @@ class Crew:
         """Look at every worker."""
         await asyncio.gather(*(self._look(member, line) for member, line in list(self.members.items())))
         self.backends.merge(list(self._reports.values()))
+        held = self.book.store
+        if isinstance(held, memory.MemoryStore):  # each worker's table knows but the sessions that it has met
+            for replica in self.backends.all():
+                replica.sessions = held.count(replica.url)
 
     async def _look(self, member: object, line: channel.Channel) -> None:
         try:
@@ -181,9 +185,11 @@ class Crew:
         self._fleet.report(_SUPERVISOR, fleet.read(self._own))
         return telemetry.render(self._registry, accept)
 
-    def _now(self) -> Mapping[str, float]:
-        ours = {"fastproxy_draining": float(self.draining)}
+    def _now(self) -> Mapping[tuple[str, str], float]:
+        ours = {("fastproxy_draining", ""): float(self.draining)}
         held = self.book.store
-        if isinstance(held, memory.MemoryStore):  # each worker's table knows but the sessions that it has met
-            ours["fastproxy_sessions_active"] = float(len(held))
+        if isinstance(held, memory.MemoryStore):
+            ours["fastproxy_sessions_active", ""] = float(len(held))
+            for replica in self.backends.all():
+                ours["fastproxy_backend_sessions", replica.url] = float(replica.sessions)
         return ours

@@ -80,6 +80,7 @@ class MemoryStore:
         self._clock = clock
         self._shards = [_Shard() for _ in range(_SHARDS)]
         self._count = 0
+        self._counts: dict[str, int] = {}  # by backend_url; a handful
         self._sweep_cursor = 0
         # By hash, for a key must not keep its value alive; two that collide are simply not shared.
         self._commons: weakref.WeakValueDictionary[int, _Common] = weakref.WeakValueDictionary()
@@ -90,6 +91,10 @@ class MemoryStore:
     def __len__(self) -> int:
         """Sessions held, those included that have expired and not been swept yet."""
         return self._count
+
+    def count(self, backend_url: str) -> int:
+        """Those of them that live on one backend."""
+        return self._counts.get(backend_url, 0)
 
     @property
     def available(self) -> bool:
@@ -121,8 +126,8 @@ class MemoryStore:
             raise errors.StoreFull(f"session store is full: {self._sessions_max} sessions (raise --max-sessions)")
         shard = self._shard(key)
         shard.held[key] = self._pack(session, now)
+        self._add(session.backend_url, 1)
         shard.earliest_expiry = min(shard.earliest_expiry, now + self._ttl_seconds)
-        self._count += 1
         return True
 
     async def load(self, session_id: str) -> record.SessionRecord | None:
@@ -142,6 +147,8 @@ class MemoryStore:
         if held is None or held.generation != expected_generation:
             return False
         self._shard(key).held[key] = self._pack(session, now)
+        self._add(held.common.backend_url, -1)
+        self._add(session.backend_url, 1)
         return True
 
     async def delete(self, session_id: str) -> bool:
@@ -149,8 +156,7 @@ class MemoryStore:
         key = record.store_key(session_id)
         if self._find(key, now) is None:
             return False
-        del self._shard(key).held[key]
-        self._count -= 1
+        self._drop(self._shard(key), key)
         return True
 
     async def touch(self, session_ids: Sequence[str]) -> list[str]:
@@ -208,9 +214,19 @@ class MemoryStore:
         self._expire(shard, key)
         return None
 
+    def _drop(self, shard: _Shard, key: str) -> None:
+        self._add(shard.held.pop(key).common.backend_url, -1)
+
+    def _add(self, backend_url: str, step: int) -> None:
+        self._count += step
+        left = self._counts.get(backend_url, 0) + step
+        if left:
+            self._counts[backend_url] = left
+        else:
+            del self._counts[backend_url]
+
     def _expire(self, shard: _Shard, key: str) -> None:
-        del shard.held[key]
-        self._count -= 1
+        self._drop(shard, key)
         self.expired_total += 1
         if self._changed is not None:
             self._changed(key)

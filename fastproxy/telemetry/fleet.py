@@ -57,10 +57,10 @@ class _Total:
 
 
 class Fleet(registry.Collector):
-    """The sum of all workers, those that have ended included. `now` answers what only the supervisor knows, by family
-    of one sample; it goes before whatever the workers say."""
+    """The sum of all workers, those that have ended included. `now` answers what only the supervisor knows, by sample
+    and backend (or none); it goes before whatever the workers say."""
 
-    def __init__(self, now: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(self, now: Callable[[], Mapping[tuple[str, str], float]]) -> None:
         self._now = now
         self._living: dict[object, list[Family]] = {}
         self._ended: dict[str, _Total] = {}
@@ -90,8 +90,9 @@ class Fleet(registry.Collector):
         ours = self._now()
         for name, total in totals.items():
             metric = core.Metric(name, total.words, total.kind)
-            for (sample, labels), value in total.samples.items():
-                metric.add_sample(sample, dict(labels), ours.get(sample, value))
+            for (sample, pairs), value in total.samples.items():
+                labels = dict(pairs)
+                metric.add_sample(sample, labels, ours.get((sample, labels.get("backend", "")), value))
             yield metric
 
 

@@ -132,3 +132,18 @@ async def test_no_table_grows_large_enough_to_stall_the_loop() -> None:
         await store.create(session(f"s-{number}", initialize={"number": number}))  # nothing in common
     assert max(len(shard.held) for shard in store._shards) < 2 * count / len(store._shards)
     assert len(store._commons) <= 4_096
+
+
+async def test_sessions_are_counted_by_backend_through_moves_ends_and_expiry() -> None:
+    store, clock = made()
+    for number in range(4):
+        await store.create(session(f"s-{number}"))
+    moved = record.SessionRecord(session_id="s-0", backend_url="http://127.0.0.3:8000", generation=2)
+    assert await store.update(moved, expected_generation=1)
+    assert not await store.update(moved, expected_generation=1), "the second of two is refused, and not counted"
+    await store.delete("s-1")
+    await store.delete("s-1")
+    assert (store.count("http://127.0.0.2:8000"), store.count("http://127.0.0.3:8000"), len(store)) == (2, 1, 3)
+    clock.now += TTL_SECONDS
+    assert await store.load("s-2") is None
+    assert store.count("http://127.0.0.2:8000") == 1, "the other is not met yet"
