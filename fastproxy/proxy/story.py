@@ -284,6 +284,13 @@ class Story:
     async def _end_session(self, exchange: Exchange, place: book.Place) -> None:
         """DELETE: the record is gone before the answer leaves, unless the backend keeps the session."""
         answer = await self._ask_place(exchange, place)
+        if answer.status == 404:
+            session = await self._book.load(place.session_id)
+            if session is not None and not place.is_of(session):  # another proxy has moved it while we asked
+                exchange.drop_answer()
+                self._book.drop(place.session_id)
+                place = await self._find(place.session_id)
+                answer = await self._ask_place(exchange, place)
         if 200 <= answer.status < 300 or answer.status == 404:
             await self._book.forget(place.session_id)
         self._relay_as(exchange, place, answer)

@@ -259,13 +259,17 @@ class Book:
                 del self._looks[key]
 
     async def _verify(self, session: record.SessionRecord) -> None:
-        """A store that tells its clients of changes may tell of our update and of an end right behind it as of one, which
-        passes for ours alone (redis_watch.Echoes). So it is asked once more, when nothing passes for ours any longer."""
+        """A store may tell of our update and of an end right behind it as of one change, which passes for ours alone
+        (redis_watch.Echoes). So it is asked once more, when nothing passes for ours any longer."""
         await asyncio.sleep(VERIFY_SECONDS)
-        with contextlib.suppress(errors.StoreUnavailable):  # there will be a gap in what is heard, and all is stale then
+        try:
             found = await self.store.load(session.session_id)
-            if found is None or found.generation != session.generation:
-                self.drop(session.session_id)
+        except errors.StoreUnavailable:
+            return  # what is heard has a gap then, and all is stale
+        except errors.StoreError:
+            found = None
+        if found is None or found.generation != session.generation:
+            self.drop(session.session_id)
 
     def _changed(self, key: str) -> None:
         for look in self._looks.get(key, ()):
