@@ -1,4 +1,5 @@
-"""Where session stores live in the contract suite: in memory, or on real servers that are started once per run."""
+"""Where session stores live in the contract suite: in memory, in the memory of a supervisor that lends it to its
+workers, or on real servers that are started once per run."""
 
 import contextlib
 import uuid
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastproxy.session import memory, outage, redis, redis_client, store
-from tests.kit import redis_server
+from tests.kit import lent_store, redis_server
 from tests.kit.coroutines import pytest_pyfunc_call  # noqa: F401
 
 
@@ -48,6 +49,18 @@ class Place:
         return server.execute(*words)
 
 
+class LentPlace(Place):
+    """One store in memory; each proxy asks for it through a channel."""
+
+    def __init__(self) -> None:
+        super().__init__("lent", None, None)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, count: int = 1, **options: Any) -> AsyncIterator[list[store.SessionStore]]:
+        async with lent_store.lent(self.make(**options), count) as stores:
+            yield list(stores)
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Any]:
     """Starts a kind of server when it is first asked for."""
@@ -75,6 +88,8 @@ SHARED_KINDS = ["valkey", "redis", "buffered", "cluster", "sentinel"]
 def make_place(kind: str, servers: Any) -> Place:
     if kind == "memory":
         return Place(kind, None, None)
+    if kind == "lent":
+        return LentPlace()
     if kind == "redis" and redis_server.binary("redis") is None:
         pytest.skip("the system has no redis-server")
     server = servers("valkey" if kind == "buffered" else kind)
@@ -85,7 +100,7 @@ def make_place(kind: str, servers: Any) -> Place:
     return Place(kind, address, server, buffered=kind == "buffered")
 
 
-@pytest.fixture(params=["memory", *SHARED_KINDS])
+@pytest.fixture(params=["memory", "lent", *SHARED_KINDS])
 def place(request: pytest.FixtureRequest, servers: Any) -> Place:
     return make_place(request.param, servers)
 
