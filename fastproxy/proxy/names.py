@@ -1,7 +1,7 @@
 """Addresses of hosts, remembered: who connects must neither wait for DNS nor lose a replica because DNS is ill.
 
     find(host)     known and fresh -> at once; known and old -> asked again, but waited for only a moment; else awaited
-    again(host)    a connect has failed: asked anew, unless that was done less than a second ago
+    again(host)    a connect has failed: asked anew, a moment after the last time at the soonest
     refresh(host)  asked when it is time, for hosts that are in use
 
 One question per name at a time, however many wait for it. What an answer, a denial or a failure means is decided in
@@ -20,6 +20,7 @@ from fastproxy.routing import discovery
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS_MAX = 5.0  # for a name of which nothing is known
+AGAIN_SECONDS_MIN = 0.1  # between two questions because of failed connects: a dead pod may have had many sessions
 AGAIN_SECONDS_MAX = 1.0  # for a name whose addresses take no connection
 STALE_SECONDS_MAX = 0.2  # for a name whose old addresses may serve; a healthy server answers within milliseconds
 NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY}
@@ -68,7 +69,8 @@ class Names:
         if is_address(host):
             return (host,)
         memory = self._memory(host)
-        if self._clock() >= memory.asked_at + discovery.KEPT_SECONDS_MIN:
+        await asyncio.sleep(memory.asked_at + AGAIN_SECONDS_MIN - self._clock())
+        if self._clock() >= memory.asked_at + AGAIN_SECONDS_MIN:  # else somebody who waited too has asked
             await self._wait(host, AGAIN_SECONDS_MAX)
         return memory.items
 

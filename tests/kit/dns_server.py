@@ -8,7 +8,7 @@
 
 Illnesses, for all names or those that end as told: SERVFAIL, NXDOMAIN, empty (the name is there, the record is not),
 silent (no answer at all), garbage (bytes that are no message), truncated (over UDP; TCP has the whole answer). `flap`
-answers the first illness to every second question. `questions` is what was asked, in order.
+is ill and well in turn. `questions` is what was asked, in order.
 
 Messages are made by dnspython, as the proxy reads them; that the two agree with the rest of the world is dnspython's
 own tests' affair.
@@ -51,6 +51,8 @@ class _Illness(msgspec.Struct, frozen=True):
     ending: str  # of the names that it takes
     record_type: str | None  # None: all
     every: int  # 1: each question, 2: every second one
+    seconds: float  # for so long ill, then as long well; nought: always ill
+    since: float
 
 
 class DnsServer:
@@ -114,16 +116,19 @@ class DnsServer:
             for key in [key for key in self._records if key[0] == _key(name)]:
                 del self._records[key]
 
-    def fall_ill(self, kind: str, *, ending: str = "", record_type: str | None = None, every: int = 1) -> None:
-        """From now on it answers so: all questions, or those of names that end so, of one type, every n-th."""
+    def fall_ill(
+        self, kind: str, *, ending: str = "", record_type: str | None = None, every: int = 1, seconds: float = 0
+    ) -> None:
+        """From now on it answers so: all questions, or those of names that end so, of one type, every n-th, or for so
+        many seconds and then for as many not."""
         assert kind in ILLNESSES
         with self._lock:
             self._turns = 0
-            self._illness = _Illness(kind, _key(ending), record_type, every)
+            self._illness = _Illness(kind, _key(ending), record_type, every, seconds, time.monotonic())
 
-    def flap(self, kind: str = "NXDOMAIN", *, ending: str = "") -> None:
-        """Every second question is answered so."""
-        self.fall_ill(kind, ending=ending, every=2)
+    def flap(self, kind: str = "NXDOMAIN", *, ending: str = "", seconds: float = 0.8) -> None:
+        """Ill for so long, well for so long, and so on."""
+        self.fall_ill(kind, ending=ending, seconds=seconds)
 
     def recover(self) -> None:
         with self._lock:
@@ -182,6 +187,8 @@ class DnsServer:
     def _sickness(self, name: str, record_type: str) -> str | None:
         ill = self._illness
         if ill is None or not name.endswith(ill.ending) or ill.record_type not in (None, record_type):
+            return None
+        if ill.seconds and int((time.monotonic() - ill.since) / ill.seconds) % 2:
             return None
         self._turns += 1
         return ill.kind if self._turns % ill.every == 0 else None

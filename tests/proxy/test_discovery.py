@@ -1,0 +1,458 @@
+"""Replicas that come, go and move while two proxies on one Redis serve: a scripted DNS server, real processes, real
+sockets. Pods are scripted MCP servers (fleet.py) on loopback addresses of their own, all on one port, as pods are.
+
+Each session has a counter at its pod, so that a request that went to the wrong one is seen. Not covered: a resolver of
+the machine's own (test_resolver.py), dnsmasq and network namespaces, which take a privilege.
+"""
+
+import contextlib
+import itertools
+import re
+import threading
+import time
+import typing
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import pytest
+
+from tests import kit
+from tests.kit import actors_wire, dns_server, redis_server
+from tests.proxy import fleet as fleets
+
+SERVICE = "mcp.shop.svc.cluster.local"
+SERVICES = f"_http._tcp.{SERVICE}"
+HTTP_MESSAGE = fleets.message("tools/call", 1, name="count")
+_addresses = (f"127.0.{high}.{low}" for high in itertools.count(2) for low in range(1, 250))
+
+
+class Pod(fleets.Replica):
+    """A replica on an address of its own."""
+
+    def __init__(self, name: str, port: int) -> None:
+        super().__init__(name, port=port)
+        self.host = next(_addresses)
+
+    def start(self) -> None:
+        backend = actors_wire.ScriptedBackend(self._serve, host=self.host, port=self.port)
+        backend.__enter__()
+        self._backend = backend
+
+    @property
+    def hostname(self) -> str:
+        return f"{self.name}.{SERVICE}"
+
+
+class Cluster:
+    """Pods, the DNS that tells of them, and the proxies in front. `wanted` is what the proxies are told."""
+
+    def __init__(self, dns: dns_server.DnsServer, redis: redis_server.RedisServer) -> None:
+        self.dns = dns
+        self.redis = redis
+        self.port = redis_server.free_port()
+        self.pods: dict[str, Pod] = {}
+        self.fleet = fleets.Fleet([], [], redis, fast=True)
+
+    def start(self, *names: str) -> list[Pod]:
+        """New pods, listening; DNS does not know of them yet."""
+        started = [Pod(name, self.port) for name in names]
+        for pod in started:
+            pod.start()
+            self.pods[pod.name] = pod
+            self.fleet.replicas.append(pod)
+        return started
+
+    def stop(self) -> None:
+        for pod in self.fleet.replicas:
+            typing.cast(Pod, pod).kill()
+
+    def publish(self, *pods: Pod, ttl: int = 1) -> None:
+        """What the headless Service tells: a name per pod, and SRV rows of them all."""
+        for pod in pods:
+            self.dns.addresses(pod.hostname, pod.host, ttl=ttl)
+        self.dns.services(SERVICES, *((pod.hostname, pod.port) for pod in pods), ttl=ttl)
+
+    def publish_addresses(self, *pods: Pod, ttl: int = 1) -> None:
+        """What a Service without named ports tells: the addresses."""
+        self.dns.addresses(SERVICE, *(pod.host for pod in pods), ttl=ttl)
+
+    def states(self, proxy: int = 0) -> dict[str, str]:
+        """Of each pod, or of each address, at one proxy."""
+        return {
+            row["pod"] or re.sub(r"http://|:\d+$", "", row["url"]): row["state"]
+            for row in self.fleet.proxies[proxy].backends()
+        }
+
+    def await_states(self, seconds_max: float = 10.0, **wanted: str) -> None:
+        """Until every proxy says so of these pods (`_` in a pod's name stands for `-`)."""
+        names = {name.replace("_", "-"): state for name, state in wanted.items()}
+        for proxy in range(len(self.fleet.proxies)):
+            fleets.await_that(
+                lambda proxy=proxy: names.items() <= self.states(proxy).items(),  # type: ignore[misc]
+                f"{names} at proxy {proxy}, which says {self.states(proxy)}",
+                seconds_max=seconds_max,
+            )
+
+    def open_on(self, pod: Pod, proxy: int = 0) -> str:
+        """A session that lives on that pod: opened until one does."""
+        for _ in range(50):
+            session = self.fleet.open(proxy)
+            if session in pod.sessions:
+                return session
+        raise kit.KitError(f"no new session came to {pod.name}")
+
+    def spread(self, sessions: Sequence[str]) -> dict[str, int]:
+        """How many of them each pod has."""
+        return {pod.name: len(set(sessions) & set(pod.sessions)) for pod in self.pods.values()}
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[redis_server.RedisServer]:
+    with redis_server.RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(redis: redis_server.RedisServer) -> Iterator[Cluster]:
+    redis.execute("FLUSHALL")
+    with dns_server.DnsServer() as dns:
+        running = Cluster(dns, redis)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+@contextlib.contextmanager
+def proxies(
+    cluster: Cluster,
+    backend: str = f"dns://{SERVICE}:{{port}}",
+    *,
+    count: int = 2,
+    ready: bool = True,
+    flags: Sequence[str] = (),
+) -> Iterator[fleets.Fleet]:
+    """Proxies that ask the cluster's DNS; no fault of theirs is overlooked."""
+    with kit.proxies(
+        count,
+        backends=[backend.format(port=cluster.port)],
+        store=cluster.redis.url,
+        environment=cluster.dns.environment,
+        flags=flags,
+        await_readyz=ready,
+    ) as running:
+        cluster.fleet.proxies[:] = running
+        yield cluster.fleet
+        fleets.assert_sound(cluster.fleet)
+        for proxy in running:
+            assert proxy.metrics().value("fastproxy_relay_faults_total") == 0, proxy.log_tail()
+
+
+class Load(msgspec.Struct):
+    """Clients that call all the time, each on a session of its own, now through one proxy and now the other."""
+
+    fleet: fleets.Fleet
+    sessions: list[str]
+    calls: int = 0
+    wrong: list[str] = msgspec.field(default_factory=list)
+    end: threading.Event = msgspec.field(default_factory=threading.Event)
+
+    def run(self, session: str) -> None:
+        expected = 0
+        while not self.end.is_set():
+            for proxy in range(len(self.fleet.proxies)):
+                expected += 1
+                self.call(proxy, session, expected)
+            time.sleep(0.02)
+
+    def call(self, proxy: int, session: str, expected: int) -> None:
+        try:
+            answer = self.fleet.call(proxy, session)
+            said = answer.json()
+        except (OSError, kit.KitError, ValueError) as error:
+            self.wrong.append(f"{session}: {error!r}")
+            return
+        self.calls += 1
+        if "result" not in said or said["result"]["count"] != expected:
+            self.wrong.append(f"{session}: call {expected} was answered {answer.status} {said}")
+
+
+@contextlib.contextmanager
+def load(fleet: fleets.Fleet, sessions: Sequence[str]) -> Iterator[Load]:
+    """These sessions are used all the time; at the end every call must have counted on from the one before."""
+    running = Load(fleet, list(sessions))
+    threads = [threading.Thread(target=running.run, args=(session,), daemon=True) for session in sessions]
+    for thread in threads:
+        thread.start()
+    try:
+        yield running
+    finally:
+        running.end.set()
+        for thread in threads:
+            thread.join(30)
+    assert running.wrong == [], f"{len(running.wrong)} of {running.calls}: {running.wrong[:5]}"
+    assert running.calls > len(sessions)
+
+
+def lasting(holds: Callable[[], bool], seconds: float, wanted: str) -> None:
+    """It holds for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert holds(), wanted
+        time.sleep(0.1)
+
+
+# ---- who the replicas are
+
+
+def test_pods_that_srv_names_are_replicas_under_their_own_names(cluster: Cluster) -> None:
+    first, second = cluster.start("mcp-0", "mcp-1")
+    cluster.publish(first, second)
+    with proxies(cluster) as fleet:
+        assert cluster.states() == {"mcp-0": "live", "mcp-1": "live"}
+        session = cluster.open_on(second)
+        record = fleet.record(session)
+        assert record is not None
+        assert record["backend_pod"] == "mcp-1"
+        assert record["backend_url"] == f"http://mcp-1.{SERVICE}:{cluster.port}"
+        assert [fleet.count(proxy, session) for proxy in (1, 0, 1)] == [1, 2, 3]
+        assert second.got("POST", "tools/call")[0].field("host") == f"mcp-1.{SERVICE}:{cluster.port}"
+
+
+def test_addresses_without_services_are_replicas_without_pods(cluster: Cluster) -> None:
+    first, second = cluster.start("mcp-0", "mcp-1")
+    cluster.publish_addresses(first, second)
+    with proxies(cluster) as fleet:
+        assert cluster.states() == {first.host: "live", second.host: "live"}
+        session = cluster.open_on(first)
+        record = fleet.record(session)
+        assert record is not None
+        assert (record["backend_pod"], record["backend_url"]) == (None, f"http://{first.host}:{cluster.port}")
+        assert [fleet.count(proxy, session) for proxy in (1, 0)] == [1, 2]
+
+
+def test_new_pods_get_sessions_at_once_leaving_ones_keep_theirs_and_come_back_to_life(cluster: Cluster) -> None:
+    first, second, third = cluster.start("mcp-0", "mcp-1", "mcp-2")
+    cluster.publish(first, second)
+    with proxies(cluster) as fleet:
+        sessions = [fleet.open(number % 2) for number in range(8)]
+        assert cluster.spread(sessions) == {"mcp-0": 4, "mcp-1": 4, "mcp-2": 0}
+        with load(fleet, sessions):
+            cluster.publish(first, second, third)
+            cluster.await_states(mcp_2="live")
+            assert cluster.open_on(third)
+            cluster.publish(first, third)
+            cluster.await_states(mcp_1="leaving")
+            before = len(second.sessions)
+            more = [fleet.open(number % 2) for number in range(8)]
+            assert cluster.spread(more)["mcp-1"] == 0 and len(second.sessions) == before
+            cluster.publish(first, second, third)
+            cluster.await_states(mcp_1="live")
+            assert cluster.open_on(second)
+        assert {pod.name for pod in (first, second, third) if pod.got("POST", "initialize")} == set(cluster.pods)
+        assert fleet.metric("fastproxy_session_recoveries_total") == 0
+
+
+def test_pods_come_and_go_under_load_and_sessions_of_those_that_stay_see_nothing(cluster: Cluster) -> None:
+    stays, *others = cluster.start(*(f"mcp-{number}" for number in range(5)))
+    cluster.publish(stays)
+    with proxies(cluster) as fleet:
+        sessions = [fleet.open(number % 2) for number in range(6)]
+        cluster.publish(stays, *others)
+        cluster.await_states(mcp_4="live")
+        with load(fleet, sessions) as running:
+            for pod in others:
+                cluster.publish(stays, pod)
+                cluster.await_states(**{pod.name.replace("-", "_"): "live"})
+                fleet.open()
+                pod.kill()
+                cluster.publish(stays)
+                cluster.await_states(**{pod.name.replace("-", "_"): "leaving"})
+        assert running.calls > 50
+        assert cluster.spread(sessions)["mcp-0"] == len(sessions)
+
+
+def test_the_session_of_a_pod_that_left_and_died_is_recovered_on_another(cluster: Cluster) -> None:
+    first, second = cluster.start("mcp-0", "mcp-1")
+    cluster.publish(first, second)
+    with proxies(cluster) as fleet:
+        session = cluster.open_on(second)
+        cluster.publish(first)
+        cluster.dns.remove(second.hostname)
+        second.kill()
+        assert fleet.count(1, session) == 1
+        assert fleet.count(0, session) == 2
+        record = fleet.record(session)
+        assert record is not None and record["backend_pod"] == "mcp-0"
+
+
+# ---- a resolver that is ill
+
+
+@pytest.mark.parametrize(("illness", "seconds"), [("silent", 10), ("SERVFAIL", 4)])
+def test_seconds_without_dns_are_not_noticed_by_anybody_but_the_owner(
+    cluster: Cluster, illness: str, seconds: float
+) -> None:
+    first, second = cluster.start("mcp-0", "mcp-1")
+    cluster.publish(first, second)
+    with proxies(cluster) as fleet:
+        sessions = [fleet.open(number % 2) for number in range(4)]
+        with load(fleet, sessions):
+            cluster.dns.fall_ill(illness)
+            started = time.monotonic()
+            for proxy in fleet.proxies:
+                fleets.await_that(
+                    lambda proxy=proxy: proxy.readiness()[1]["reasons"] == ["discovery_failing"],  # type: ignore[misc]
+                    "the reason is listed",
+                )
+            status, said = fleet.proxies[0].readiness()
+            assert (status, said["ready"]) == (200, True)
+            assert SERVICE in said["details"]["discovery_failing"]
+            opened = []
+            while time.monotonic() < started + seconds:
+                opened.append(fleet.open(len(opened) % 2))
+                assert set(cluster.states().values()) == {"live"}
+                time.sleep(0.25)
+            cluster.dns.recover()
+            for proxy in fleet.proxies:
+                fleets.await_that(
+                    lambda proxy=proxy: proxy.readiness()[1]["reasons"] == [],  # type: ignore[misc]
+                    "the reason has gone",
+                )
+        assert all(cluster.spread(opened).values())
+        for proxy in fleet.proxies:
+            assert proxy.metrics().value("fastproxy_discovery_errors_total") >= 2
+            assert len(re.findall(r"discovery fails", proxy.stderr)) == 1, "said once, not each second"
+            assert len(re.findall(r"discovery works again", proxy.stderr)) == 1
+        assert fleet.metric("fastproxy_session_recoveries_total") == 0
+
+
+@pytest.mark.parametrize("illness", ["NXDOMAIN", "empty"])
+def test_a_resolver_that_flaps_drops_no_replica(cluster: Cluster, illness: str) -> None:
+    first, second = cluster.start("mcp-0", "mcp-1")
+    cluster.publish(first, second)
+    with proxies(cluster) as fleet, load(fleet, [fleet.open(), fleet.open()]):
+        cluster.dns.flap(illness)
+        lasting(lambda: set(cluster.states().values()) == {"live"}, 5, "a flapping resolver made a replica leave")
+        assert "leaving" not in fleet.proxies[0].stderr
+        assert fleet.proxies[1].readiness() == (200, {"ready": True, "reasons": [], "details": {}})
+
+
+def test_a_name_that_is_gone_for_good_leaves_nobody_for_new_sessions_and_the_old_ones_go_on(cluster: Cluster) -> None:
+    (pod,) = cluster.start("mcp-0")
+    cluster.publish(pod)
+    with proxies(cluster) as fleet:
+        session = fleet.open()
+        with load(fleet, [session]):
+            cluster.dns.remove(SERVICES)
+            cluster.await_states(mcp_0="leaving")
+            status, said = fleet.proxies[0].readiness()
+            assert (status, said["reasons"]) == (503, ["backend_unavailable"])
+            refused = fleet.post(0, fleets.message("initialize", 0, **fleets.INITIALIZE))
+            assert refused.json()["error"]["data"]["reason"] == "backend_unavailable"
+            cluster.publish(pod)
+            cluster.await_states(mcp_0="live")
+        assert fleet.open()
+
+
+def test_a_proxy_that_begins_without_dns_serves_is_not_ready_and_becomes_so(cluster: Cluster) -> None:
+    (pod,) = cluster.start("mcp-0")
+    cluster.publish(pod)
+    cluster.dns.fall_ill("silent")
+    started = time.monotonic()
+    with proxies(cluster, count=1, ready=False) as fleet:
+        (proxy,) = fleet.proxies
+        assert time.monotonic() - started < 5.0, "the first answer is awaited for two seconds"
+        fleets.await_that(lambda: "discovery_failing" in proxy.readiness()[1]["reasons"], "the reason is listed")
+        status, said = proxy.readiness()
+        assert (status, said["ready"], set(said["reasons"])) == (
+            503,
+            False,
+            {"backend_unavailable", "discovery_failing"},
+        )
+        refused = fleet.post(0, fleets.message("initialize", 0, **fleets.INITIALIZE))
+        assert (refused.status, refused.json()["error"]["data"]["reason"]) == (200, "backend_unavailable")
+        cluster.dns.recover()
+        fleets.await_that(lambda: proxy.readiness()[0] == 200, "ready")
+        assert fleet.count(0, fleet.open()) == 1
+
+
+@pytest.mark.parametrize(
+    ("ttl", "least", "most"), [pytest.param(0, 0.95, 2.0, id="nought"), pytest.param(600, 4.5, 6.5, id="ten minutes")]
+)
+def test_dns_is_asked_when_the_ttl_ends_once_a_second_to_once_in_five(
+    cluster: Cluster, ttl: int, least: float, most: float
+) -> None:
+    (pod,) = cluster.start("mcp-0")
+    cluster.publish(pod, ttl=ttl)
+    with proxies(cluster, count=1):
+        first, second = cluster.dns.await_questions(SERVICES, 2)
+        assert least <= second.at - first.at <= most
+
+
+# ---- a pod that moves
+
+
+def test_a_pod_that_restarts_under_another_address_is_found_by_its_name(cluster: Cluster) -> None:
+    stays, moves = cluster.start("mcp-0", "mcp-1")
+    cluster.publish(stays, moves)
+    with proxies(cluster) as fleet:
+        session, other = cluster.open_on(moves), cluster.open_on(stays)
+        assert fleet.count(0, session) == 1
+        with load(fleet, [other]):
+            kept = moves.sessions
+            moves.kill()
+            moves.host = next(_addresses)
+            moves.sessions = kept  # it keeps its state, as a server with a volume does
+            moves.start()
+            cluster.publish(stays, moves)
+            assert [fleet.count(proxy, session) for proxy in (1, 0, 1)] == [2, 3, 4]
+        assert fleet.metric("fastproxy_session_recoveries_total") == 0
+
+
+def test_sessions_follow_a_name_although_somebody_still_answers_at_its_old_address(cluster: Cluster) -> None:
+    (old,) = cluster.start("mcp-0")
+    cluster.publish(old)
+    with proxies(cluster) as fleet:
+        session = fleet.open()
+        (new,) = cluster.start("mcp-0")
+        new.sessions = {session: 100}
+        cluster.publish(new)
+        with kit.RawClient(fleet.proxies[0].origin) as client:  # a connection in use never waits in the pool for long
+            fields = {**fleets.ACCEPT, "Mcp-Session-Id": session}
+            fleets.await_that(
+                lambda: client.request("POST", "/mcp", fields, HTTP_MESSAGE).json()["result"]["count"] > 100,
+                "the new pod answers",
+            )
+        assert fleet.count(1, session) > 100
+
+
+# ---- statefulset://
+
+
+def test_ordinals_whose_names_do_not_resolve_have_failed_and_live_when_they_come(cluster: Cluster) -> None:
+    backend = "statefulset://mcp.mcp-headless.shop:{port}?replicas=3"
+
+    def publish(*pods: Pod) -> None:
+        for pod in pods:
+            cluster.dns.addresses(f"{pod.name}.mcp-headless.shop.svc.cluster.local", pod.host)
+
+    first, second, third = cluster.start("mcp-0", "mcp-1", "mcp-2")
+    publish(first, second)
+    with proxies(cluster, backend) as fleet:
+        assert cluster.states() == {"mcp-0": "live", "mcp-1": "live", "mcp-2": "failed"}
+        rows = {row["pod"]: row for row in fleet.proxies[0].backends()}
+        assert "its name has no address" in rows["mcp-2"]["last_error"]
+        sessions = [fleet.open(number % 2) for number in range(6)]
+        spread = cluster.spread(sessions)
+        assert spread["mcp-0"] and spread["mcp-1"] and not spread["mcp-2"]
+        with load(fleet, sessions[:2]):
+            publish(third)
+            cluster.await_states(mcp_2="live")
+            assert cluster.open_on(third)
+            cluster.dns.remove("mcp-2.mcp-headless.shop.svc.cluster.local")
+            cluster.await_states(mcp_2="failed")
+            time.sleep(3)
+        for proxy in fleet.proxies:
+            said = [line for line in proxy.stderr.splitlines() if "mcp-2" in line]
+            assert len(said) <= 4, f"said again and again: {said}"
