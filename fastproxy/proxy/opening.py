@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 RESULT_BYTES_MAX = 65536  # of the answer that is read for the negotiated version
 RESULT_SECONDS_MAX = 1.0  # for which its head waits for that; servers answer within milliseconds
 ENDPOINT_BYTES_MAX = 65536
+ENDPOINT_SECONDS_MAX = 0.5  # after a comment, for the endpoint event that may follow
 
 AskAny = Callable[..., Coroutine[Any, Any, core.AnswerHead]]
 
@@ -101,28 +102,34 @@ class Opening:
         # A stateless server's stream may be silent for hours, so that its head can't wait for the first event.
         exchange.send_head(core.SESSION_KEEP)
         try:
-            text, end, uri = await self._first_event(exchange)
+            text, begin, end = await self._first_event(exchange)
+            uri = envelope.endpoint_of(text[begin:end])
             if uri is not None:
-                event = await self._learn(exchange, request, text[:end], uri)
-                exchange.replace_held(event + text[end:])
+                event = await self._learn(exchange, request, text[begin:end], uri.decode("latin-1"))
+                exchange.replace_held(text[:begin] + event + text[end:])
         except (errors.StoreError, reply.Refusal, core.UpstreamLost) as error:
             logger.warning("a legacy event stream was ended before its session began: reason=%s", error)
             exchange.abort("no_session")  # with the head gone, the end of the stream is all that can be said
             return
         exchange.relay()
 
-    async def _first_event(self, exchange: core.Exchange) -> tuple[bytes, int, str | None]:
-        """The stream's beginning, where its first event ends, and the URI in it if it is an endpoint event."""
-        text, whole = b"", False
-        while not whole and len(text) < ENDPOINT_BYTES_MAX:
-            text, whole = await exchange.inspect(len(text) + 1)
-            end = core.event_end(text)
-            while end >= 0 and text[:end].lstrip(b"\r\n").startswith(b":") and core.event_end(text, end) >= 0:
-                end = core.event_end(text, end)  # a comment before it
-            if end >= 0:
-                uri = envelope.endpoint_of(text[:end])
-                return text, end, None if uri is None else uri.decode("latin-1")
-        return text, 0, None
+    async def _first_event(self, exchange: core.Exchange) -> tuple[bytes, int, int]:
+        """The stream's beginning, and from where to where its first event goes; comments are none. A stream that begins
+        with one may say nothing else for long, so that its event is awaited for a moment only."""
+        text, whole, begin = b"", False, 0
+        try:
+            async with asyncio.timeout(None) as patience:
+                while not whole and len(text) < ENDPOINT_BYTES_MAX:
+                    text, whole = await exchange.inspect(len(text) + 1)
+                    while (end := core.event_end(text, begin)) >= 0:
+                        if not _is_comment(text[begin:end]):
+                            return text, begin, end
+                        begin = end
+                    if begin and patience.when() is None:
+                        patience.reschedule(asyncio.get_running_loop().time() + ENDPOINT_SECONDS_MAX)
+        except TimeoutError:
+            pass
+        return text, 0, 0
 
     async def _learn(self, exchange: core.Exchange, request: requests.Request, event: bytes, uri: str) -> bytes:
         """Store the session of an endpoint event; answers the event as the client shall see it."""
@@ -209,6 +216,10 @@ def _session_header(answer: core.AnswerHead) -> str | None:
         if name.lower() == b"mcp-session-id":
             return value.decode("latin-1")
     return None
+
+
+def _is_comment(event: bytes) -> bool:
+    return all(not line or line.startswith(b":") for line in event.splitlines())
 
 
 def _public_id(backend_id: str) -> tuple[str, str | None]:
