@@ -275,7 +275,7 @@ class Fleet:
         """Over all replicas."""
         return [request for replica in self.replicas for request in replica.got(method, rpc)]
 
-    def keys(self) -> list[str]:
+    def stored(self) -> list[str]:
         """Of the sessions in Redis."""
         assert self.redis is not None
         names = [name.decode().removeprefix(PREFIX) for name in self.redis.execute("KEYS", PREFIX + "*")]

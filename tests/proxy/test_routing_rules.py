@@ -65,7 +65,7 @@ def test_a_revision_with_sessions_keeps_to_them(fleet: Fleet, version: str) -> N
 def test_an_initialize_of_a_revision_without_sessions_opens_none(fleet: Fleet) -> None:
     answer = fleet.post(0, fleets.message("initialize", 1), MCP_Protocol_Version="2026-07-28")
     assert answer.status == 200
-    assert fleet.keys() == []
+    assert fleet.stored() == []
 
 
 def test_errors_of_a_revision_without_sessions_pass_untouched(fleet: Fleet) -> None:

@@ -153,12 +153,12 @@ def test_what_is_no_initialize_opens_nothing_and_stays_with_its_session(fleet: F
     for replica in fleet.replicas:
         replica.requests.clear()
         replica.act = _open_any
-    keys = fleet.keys()
+    keys = fleet.stored()
     assert fleet.post(1, body, session).field("mcp-session-id") == session
     (asked,) = home.requests
     assert (asked.body, asked.field("mcp-session-id")) == (body, session)
     fleet.post(0, body)
-    assert fleet.keys() == keys, "nothing was learned"
+    assert fleet.stored() == keys, "nothing was learned"
 
 
 async def _open_any(replica: fleets.Replica, connection: actors_wire.Connection, request: Message) -> bool:
@@ -196,7 +196,7 @@ def test_a_server_without_sessions_opens_none(fleet: Fleet) -> None:
     answer = fleet.post(0, fleets.message("initialize", 1, **fleets.INITIALIZE))
     assert answer.status == 200
     assert answer.field("mcp-session-id") is None
-    assert fleet.keys() == []
+    assert fleet.stored() == []
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "500 Internal Server Error", "307 Moved"])
@@ -212,7 +212,7 @@ def test_an_id_on_an_initialize_that_failed_is_dead(fleet: Fleet, status: str) -
     assert answer.status == int(status[:3])
     assert answer.field("mcp-session-id") is None
     assert answer.field("www-authenticate") == "Bearer"
-    assert fleet.keys() == []
+    assert fleet.stored() == []
 
 
 def test_the_record_is_stored_before_the_head_leaves(fleet: Fleet) -> None:
@@ -277,7 +277,7 @@ def test_an_answer_to_initialize_that_is_cut_opens_nothing(fleet: Fleet) -> None
     assert answer.status == 200
     assert answer.json()["id"] == 5
     assert answer.json()["error"]["data"] == {"reason": "backend_lost", "may_have_run": True}
-    assert fleet.keys() == []
+    assert fleet.stored() == []
 
 
 @pytest.mark.parametrize("same_id", ["twice", "with/odd=bytes"])
@@ -342,7 +342,7 @@ def test_a_hundred_openings_at_once_are_all_learned_and_spread(fleet: Fleet) -> 
             stack.enter_context(client)
             client.send(actors_message.format_request("POST", "/mcp", client.authority, fleets.ACCEPT, body))
         sessions = [client.response().field("mcp-session-id") or "" for client in clients]
-    assert fleet.keys() == sorted(sessions)
+    assert fleet.stored() == sorted(sessions)
     loads = [len(replica.sessions) for replica in fleet.replicas]
     assert loads == [20, 20]
 
@@ -361,7 +361,7 @@ def test_ids_at_the_borders_of_what_is_allowed(fleet: Fleet) -> None:
         lookups = fleet.metric("fastproxy_session_lookups_total", result="store")
         assert [fleet.count(proxy, session) for proxy in (0, 1, 1, 0)] == [1, 2, 3, 4]
         assert fleet.metric("fastproxy_session_lookups_total", result="store") - lookups == 1, "then it is cached"
-    keys = fleet.keys()
+    keys = fleet.stored()
     assert "x" * 128 in keys
     assert len([key for key in keys if re.fullmatch("[0-9a-f]{64}", key)]) == 8
     for key in keys:
