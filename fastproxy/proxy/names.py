@@ -69,8 +69,9 @@ class Names:
         if is_address(host):
             return (host,)
         memory = self._memory(host)
-        await asyncio.sleep(memory.asked_at + AGAIN_SECONDS_MIN - self._clock())
-        if self._clock() >= memory.asked_at + AGAIN_SECONDS_MIN:  # else somebody who waited too has asked
+        last = memory.asked_at
+        await asyncio.sleep(last + AGAIN_SECONDS_MIN - self._clock())
+        if memory.asked_at == last:  # else somebody who waited too has asked
             await self._wait(host, AGAIN_SECONDS_MAX)
         return memory.items
 
