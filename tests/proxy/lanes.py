@@ -44,7 +44,7 @@ class Stage(actors_wire.ScriptedBackend):
     """A scripted backend whose script can be changed between requests. It opens sessions by itself."""
 
     def __init__(self, act: Act | None = None) -> None:
-        self.act: Act = act or actors_wire.answering(OK)
+        self.act: Act = act or saying(OK)
         super().__init__(self._play)
 
     async def _play(self, connection: actors_wire.Connection) -> None:
@@ -134,7 +134,7 @@ class Lane:
     def begin(self) -> None:
         """Nothing of the last telling is left: no connection, no script; one session, one idle connection."""
         self.stage.hang_up()
-        self.stage.act = actors_wire.answering(OK)
+        self.stage.act = saying(OK)
         await_that(lambda: self.metric("fastproxy_upstream_connections") == 0, "the pool is empty")
         if self.session:
             self.session = SESSION
