@@ -98,6 +98,11 @@ cdef class Exchange:
     cdef bint streaming              # counted as an open stream
     cdef bint cutting                # end the stream after the next whole event
     cdef int64_t answer_left
+    cdef tuple words                 # looked for in the answer as it passes (sieve.pyx); None: it is not searched
+    cdef object on_word
+    cdef Py_ssize_t held_max
+    cdef Py_ssize_t found_size       # of what is held: searched, and let go at the next `relay`
+    cdef uint32_t held_tail
     cdef Chunk answer_chunk
     cdef uint64_t gap_ms             # since when the answer has paused; 0: it has not (nagle.pyx)
     cdef bint hurried
@@ -352,10 +357,45 @@ cdef class Exchange:
         self.phase = P_HEAD
         self.flush_answer(out)
 
+    def seek(self, tuple words not None, on_word not None, Py_ssize_t limit):
+        """Look for words in the answer while it is relayed: `on_word(exchange, bytes)` is called with the whole events,
+        or the body, that hold one; the answer waits there until `relay` is called again. What is longer than `limit`
+        is not searched."""
+        self.must_live()
+        if self.phase != P_HEAD or self.head_sent:
+            raise RuntimeError("no answer to search")
+        if self.answer_kind == B_NONE or (self.answer_kind == B_COUNTED and self.answer_left > limit
+                                          and not self.event_stream):
+            return
+        self.reframe = True
+        self.words = words
+        self.on_word = on_word
+        self.held_max = limit
+
+    def request_for(self, Endpoint endpoint not None):
+        """The whole request as `forward` would send it to this replica, without its session id; the body is known."""
+        cdef Py_ssize_t size, n = buffer_size(&self.kept)
+        cdef Buffer* out = &self.reactor.out
+        cdef Head* head
+        cdef const char* p
+        self.must_live()
+        if not self.body_done or self.kept_lost:
+            raise RuntimeError("the body is not here")
+        head = self.scan()
+        p = self.head_bytes(&size)
+        build_request(out, p, head, self.client, endpoint, S_STRIP, b"", 0, None)
+        if n:
+            self.frame_request(out, self.kept.data + self.kept.start, n)
+        self.end_request_frames(out)
+        request = out.data[out.start:out.end]
+        out.start = out.end = 0
+        return request
+
     def relay(self, int rule=S_KEEP, bytes session=b""):
         """Let the answer flow to the client, from its head on. It ends without the story."""
         cdef Head* head = &self.reactor.answer_head
         cdef Buffer* out = &self.reactor.out
+        cdef Py_ssize_t ready
         self.must_live()
         if self.phase != P_HEAD:
             raise RuntimeError("no answer to relay")
@@ -372,10 +412,12 @@ cdef class Exchange:
         self.kept_lost = True
         self.cursor = 0
         if self.held.data != NULL:
+            ready = buffer_size(&self.held) if self.words is None else self.found_size
             if self.client is not None:
-                self.frame(out, self.held.data + self.held.start, buffer_size(&self.held))
-            buffer_free(&self.held)
-        if self.answer_done:
+                self.frame(out, self.held.data + self.held.start, ready)
+            buffer_skip(&self.held, ready)
+            self.found_size = 0
+        if self.answer_done and self.held.data == NULL:
             self.finish_frames(out)
             if self.flush_answer(out) == 0:
                 self.end_answer()
@@ -749,6 +791,8 @@ cdef class Exchange:
                     due(self.client, DUE_STALL)
                 return 0
             elif self.answer_done or (self.cutting and self.cut_here(out)):
+                if self.held.data != NULL and release(self, out, buffer_size(&self.held)) < 0:
+                    return 0
                 if not self.cutting:
                     self.finish_frames(out)
                 if self.flush_answer(out) == 0:
@@ -817,6 +861,8 @@ cdef class Exchange:
         if self.wait == W_INSPECT:
             if buffer_put(&self.held, p, produced) < 0:
                 raise MemoryError
+        elif self.words is not None:
+            rc = sift(self, out, p, produced)
         elif self.client is not None and produced:
             if raw and out.end == out.start:
                 rc = self.client.write(p, produced)
@@ -826,6 +872,8 @@ cdef class Exchange:
             else:
                 self.frame(out, p, produced)
         buffer_skip(&upstream.inbox, consumed)  # before anything that may read on: a client that is gone, for one
+        if rc < 0 and self.words is not None:
+            return -1
         if rc < 0:
             self.client_gone()
             return -1

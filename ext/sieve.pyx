@@ -1,0 +1,51 @@
+# Answers that are looked at as they pass: does a message in them hold one of a few words? The story then has to remember
+# something before the client can read that message (fastproxy/proxy/stateless.py); everything else must not wait for it.
+#
+# What is held back is no more than a client could not use anyway: the part of an event whose end has not come, or of a
+# JSON body. A whole event without a word leaves at once, without a call of Python. A part over the bound goes its way
+# unsearched. Words are looked for in the decoded body, across pieces and chunks; a compressed body shows none.
+
+
+cdef bint holds_word(Exchange exchange, Py_ssize_t n) except -1:
+    """Is one of the words in the first n bytes that are held?"""
+    cdef const char* p = exchange.held.data + exchange.held.start
+    cdef bytes word
+    for word in exchange.words:
+        if memmem(p, n, PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word)) != NULL:
+            return True
+    return False
+
+
+cdef int sift(Exchange exchange, Buffer* out, const char* p, Py_ssize_t n) except -2:
+    """The next piece of the decoded answer. -1: it is the story's turn, or the client has gone."""
+    cdef Py_ssize_t whole, before = buffer_size(&exchange.held)
+    if n == 0:
+        return 0
+    if buffer_put(&exchange.held, p, n) < 0:
+        raise MemoryError
+    if exchange.event_stream:
+        whole = last_event_end(exchange.held_tail, p, n)
+        exchange.held_tail = tail_of(exchange.held_tail, p, n)
+        if whole >= 0 and release(exchange, out, before + whole) < 0:
+            return -1
+    if buffer_size(&exchange.held) > exchange.held_max:
+        exchange.frame(out, exchange.held.data + exchange.held.start, buffer_size(&exchange.held))
+        buffer_free(&exchange.held)
+        if not exchange.event_stream:
+            exchange.words = None  # the rest of it would show words without their message
+    return 0
+
+
+cdef int release(Exchange exchange, Buffer* out, Py_ssize_t n) except -2:
+    """Let go of the first n bytes that are held, unless there is a word in them: -1."""
+    if not holds_word(exchange, n):
+        exchange.frame(out, exchange.held.data + exchange.held.start, n)
+        buffer_skip(&exchange.held, n)
+        return 0
+    if exchange.flush_answer(out) < 0:
+        return -1
+    exchange.phase = P_HEAD
+    exchange.head_sent = True
+    exchange.found_size = n
+    exchange.on_word(exchange, exchange.held.data[exchange.held.start:exchange.held.start + n])
+    return -1
