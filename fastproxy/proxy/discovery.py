@@ -124,19 +124,20 @@ class Discovery:
     # ---- whether their names mean something
 
     async def _check_hosts(self) -> None:
-        """For ever: ask for the names of the replicas when their answers are old. Those that failed are probed, which
-        asks too. One that hangs holds up no other."""
+        """For ever: ask for the names of the replicas when their answers are old. One that hangs holds up no other."""
         while True:
-            for host in {replica.host for replica in self._replicas.all() if replica.state != "failed"}:
+            for host in {replica.host for replica in self._replicas.all()}:
                 if self._names.is_due(host):
                     self._start_task(self._check_host(host), name="resolve a replica")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _check_host(self, host: str) -> None:
         await self._names.refresh(host)
-        if self._names.is_missing(host):
-            for replica in self._replicas.all():
-                if replica.host == host and replica.state == "live":
+        named = not self._names.is_missing(host)
+        for replica in self._replicas.all():
+            if replica.host == host and replica.named != named:
+                replica.named = named  # one that has its name again is probed, and lives once it answers
+                if not named:
                     self._on_failure(replica, f"{replica.url}: {self._names.explain(host)}")
 
     # ---- those that nobody will ask for again

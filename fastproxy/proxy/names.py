@@ -4,6 +4,9 @@
     again(host)    a connect has failed: asked anew, a moment after the last time at the soonest
     refresh(host)  asked when it is time, for hosts that are in use
 
+Of a name that has just gone the last addresses are given for half a minute more, until a connect to them fails: a pod
+that is told to end loses its name first, and serves its sessions for as long as its grace lasts.
+
 One question per name at a time, however many wait for it. What an answer, a denial or a failure means is decided in
 routing/discovery.py; `ask` is the machine's getaddrinfo (`ask_system`), or a Resolver.
 """
@@ -60,9 +63,12 @@ class Names:
         if is_address(host):
             return (host,)
         memory = self._memory(host)
-        if self._clock() >= memory.ask_at:
-            await self._wait(host, STALE_SECONDS_MAX if memory.items else WAIT_SECONDS_MAX)
-        return memory.items
+        now = self._clock()
+        if now >= memory.ask_at:
+            usable = memory.items or memory.parting(now)
+            patience = AGAIN_SECONDS_MAX if memory.known else WAIT_SECONDS_MAX
+            await self._wait(host, STALE_SECONDS_MAX if usable else patience)
+        return memory.items or memory.parting(self._clock())
 
     async def again(self, host: str) -> tuple[str, ...]:
         """The addresses, after those known have failed."""
@@ -73,6 +79,8 @@ class Names:
         await asyncio.sleep(last + AGAIN_SECONDS_MIN - self._clock())
         if memory.asked_at == last:  # else somebody who waited too has asked
             await self._wait(host, AGAIN_SECONDS_MAX)
+        if not memory.items:
+            memory.part()
         return memory.items
 
     async def refresh(self, host: str) -> None:
@@ -118,7 +126,7 @@ class Names:
                 logger.warning("a name can't be resolved, its last addresses stay: name=%s reason=%s", host, failure)
         else:
             had = memory.items
-            if memory.learn(found, self._clock()) and had and not set(had) & set(memory.items):
+            if memory.learn(found, self._clock()) and had and memory.items and not set(had) & set(memory.items):
                 self._on_moved(host)
         finally:
             del self._asking[host]

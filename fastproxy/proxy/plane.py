@@ -226,7 +226,7 @@ class Plane:
         """For ever: try the replicas that failed, so that they get new sessions again once they answer."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            await asyncio.gather(*(self._probe(r) for r in self.backends.all() if r.state == "failed"))
+            await asyncio.gather(*(self._probe(r) for r in self.backends.all() if r.state == "failed" and r.named))
 
     async def _probe(self, replica: backends.Replica) -> None:
         with contextlib.suppress(dialer.Unreachable):

@@ -41,6 +41,7 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
     index: int
     state: str = "live"
     last_error: str | None = None
+    named: bool = True  # its name has an address; without one it stays failed, though a pod that ends may still answer
     foreign: bool = False  # known from a record alone
     idle_since: float | None = None  # for which nobody wanted anything of it, since it left
 
@@ -184,5 +185,5 @@ class Backends:
 
     def answered(self, replica: Replica) -> None:
         """A connect to it succeeded."""
-        if replica.state == "failed":
+        if replica.state == "failed" and replica.named:
             replica.state = "live"

@@ -21,6 +21,7 @@ from fastproxy.config import address, backend, units
 KEPT_SECONDS_MAX = 5.0  # an answer is asked for again after its TTL, but no later than this
 KEPT_SECONDS_MIN = 1.0  # and no sooner: a TTL of nought is a habit of headless Services, not a wish to be asked always
 DOUBT_SECONDS = 2.0
+PARTING_SECONDS = 30.0  # a pod's default grace: that long it may still serve after its name has gone
 REPLICAS_MAX = backend.REPLICAS_MAX  # of one name; more is a wrong name, and each costs memory
 NDOTS = 1  # resolv.conf(5), when it says nothing
 
@@ -55,6 +56,8 @@ class Memory(Generic[Item]):
         self.asked_at = -KEPT_SECONDS_MIN
         self.error: str | None = None
         self.known = False  # an answer has come once, be it that there is nothing
+        self._parting: tuple[Item, ...] = ()  # what the name meant when it was last known to mean something
+        self._parting_until = 0.0
         self._rank = NOTHING
         self._doubted_at: float | None = None
 
@@ -69,6 +72,8 @@ class Memory(Generic[Item]):
             return False
         self._doubted_at = None
         changed = not self.known or set(found.items) != set(self.items)
+        if changed:
+            self._parting, self._parting_until = self.items, now + PARTING_SECONDS
         self.known = True
         self.items = found.items
         self._rank = rank
@@ -86,6 +91,14 @@ class Memory(Generic[Item]):
         self.asked_at = now
         self.ask_at = now + KEPT_SECONDS_MIN
         return first
+
+    def parting(self, now: float) -> tuple[Item, ...]:
+        """What the name meant until a moment ago, now that it means nothing."""
+        return self._parting if not self.items and now < self._parting_until else ()
+
+    def part(self) -> None:
+        """Nobody is there any more either."""
+        self._parting = ()
 
 
 def keep_seconds(ttl_seconds: float) -> float:

@@ -128,6 +128,31 @@ def test_what_is_known_is_lost_only_to_two_seconds_of_denials(history: list[tupl
         assert now + 1 <= memory.ask_at <= now + 5
 
 
+# ---- what has just gone
+
+
+def test_what_a_name_meant_is_told_for_half_a_minute_after_it_has_gone() -> None:
+    memory = known("a", "b", now=0)
+    assert memory.parting(0) == ()
+    memory.learn(NOTHING, 10)
+    assert (memory.items, memory.parting(10)) == (("a", "b"), ())
+    memory.learn(NOTHING, 12)
+    assert (memory.items, memory.parting(12)) == ((), ("a", "b"))
+    memory.learn(NOTHING, 41)
+    assert memory.parting(41.9) == ("a", "b")
+    assert memory.parting(42) == ()
+
+
+def test_what_has_gone_is_not_told_once_nobody_was_there_or_somebody_is_again() -> None:
+    memory = known("a", now=0)
+    memory.learn(NOTHING, 10)
+    memory.learn(NOTHING, 12)
+    memory.part()
+    assert memory.parting(12) == ()
+    memory.learn(Found(("b",)), 13)
+    assert (memory.items, memory.parting(13)) == (("b",), ())
+
+
 # ---- which names are asked for
 
 CLUSTER = ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local")
