@@ -1,7 +1,7 @@
 """One worker: a process that serves the shared port, and does what its supervisor (workers.py) says.
 
     supervisor --Begin(configuration)--> Server on the inherited socket --Serving--> supervisor
-    Drain, Reload, Changed, Look, End: as they come          Report: each second in which something was counted
+    Drain, Finish, Reload, Changed, Look, End: as they come          Report: each second in which something was counted
 
 A worker lives no longer than its supervisor: the kernel kills it when that dies, and the end of the channel ends it
 too. It hears no signal but SIGKILL: a terminal's Ctrl-C and a service manager's SIGTERM reach the whole group, and
@@ -48,6 +48,10 @@ class Reload(_Message, frozen=True, gc=False):
     """Certificates, from their files."""
 
 
+class Finish(_Message, frozen=True, gc=False):
+    """Nobody has anything left but streams on which nothing happens: end them."""
+
+
 class Look(_Message, frozen=True, gc=False):
     """Asked: a Report of this moment."""
 
@@ -78,6 +82,12 @@ class Report(_Message, frozen=True, gc=False):
     discovery_fault: str | None
 
 
+class Idle(_Message, frozen=True, gc=False):
+    """While it drains: has it nothing left but such streams?"""
+
+    idle: bool
+
+
 class Serving(_Message, frozen=True, gc=False):
     """It accepts connections."""
 
@@ -88,8 +98,8 @@ class Failed(_Message, frozen=True, gc=False):
     message: str
 
 
-TO_WORKER = msgspec.msgpack.Decoder(Begin | Drain | Reload | shared.Changed | Look | End)
-TO_SUPERVISOR = msgspec.msgpack.Decoder(shared.Question | Report | Serving | Failed)
+TO_WORKER = msgspec.msgpack.Decoder(Begin | Drain | Finish | Reload | shared.Changed | Look | End)
+TO_SUPERVISOR = msgspec.msgpack.Decoder(shared.Question | Report | Idle | Serving | Failed)
 
 
 def main() -> NoReturn:
@@ -125,6 +135,7 @@ class Worker:
         self._begun: asyncio.Future[schema.ServeConfig] = asyncio.get_running_loop().create_future()
         self._sessions: shared.SharedStore | None = None
         self._server: server.Server | None = None
+        self._idle = self._all_idle = False
         self._channel = channel.Channel(
             TO_WORKER, serve=self._answer, hear=self._hear, lost=self._orphaned, start_task=self._tasks.start
         )
@@ -144,6 +155,7 @@ class Worker:
             self._channel.close()
             return 1
         self._server = serving
+        serving.agree = self._agree
         self._channel.tell(Serving())
         reports = self._tasks.start(self._report_for_ever(serving), name="report")
         try:
@@ -156,7 +168,7 @@ class Worker:
             await serving.plane.close()
             self._channel.close()
 
-    def _hear(self, notice: Begin | Drain | Reload | shared.Changed) -> None:
+    def _hear(self, notice: Begin | Drain | Finish | Reload | shared.Changed) -> None:
         match notice:
             case shared.Changed():
                 if self._sessions is not None:
@@ -166,6 +178,8 @@ class Worker:
             case Drain():
                 if self._server is not None:
                     self._server.start_drain(0.0)
+            case Finish():
+                self._all_idle = True
             case Reload():
                 if self._server is not None:
                     self._server.reload()
@@ -184,6 +198,13 @@ class Worker:
             return await self._channel.ask(question, expected, seconds_max=STORE_SECONDS_MAX)
         except channel.ChannelLost as error:
             raise errors.StoreUnavailable(f"session store: {error}") from error
+
+    def _agree(self, idle: bool) -> bool:
+        """A client that loses a stream opens it again, and may fail when it can't: first all calls on all workers."""
+        if idle != self._idle:
+            self._idle = idle
+            self._channel.tell(Idle(idle))
+        return self._all_idle
 
     def _orphaned(self) -> None:
         """The supervisor is gone, or has given this worker up."""

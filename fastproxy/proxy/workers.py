@@ -182,6 +182,8 @@ class Supervisor:
         slow = asyncio.get_running_loop().call_later(START_SECONDS_MAX, seat.kill_unless_serving)
         code = await process.wait()
         slow.cancel()
+        seat.idle = True
+        self._finish_together()
         self._crew.dismiss(seat)
         if self._host is not None:
             self._host.dismiss(seat)
@@ -197,11 +199,14 @@ class Supervisor:
             raise errors.StoreUnavailable("the supervisor has no session store")
         return await self._host.answer(seat, question)
 
-    def _hear(self, seat: "Seat", notice: worker.Report | worker.Serving | worker.Failed) -> None:
+    def _hear(self, seat: "Seat", notice: worker.Report | worker.Idle | worker.Serving | worker.Failed) -> None:
         assert seat.line is not None
         match notice:
             case worker.Report():
                 self._crew.report(seat, notice)
+            case worker.Idle():
+                seat.idle = notice.idle
+                self._finish_together()
             case worker.Failed():
                 seat.refused = notice.message
             case worker.Serving():
@@ -210,6 +215,13 @@ class Supervisor:
                 if self._host is not None:
                     self._host.admit(seat, seat.line.tell)
                 self._crew.admit(seat, seat.line)
+
+    def _finish_together(self) -> None:
+        """In a drain: when nobody has anything left but idle streams, all may end theirs."""
+        if self._leaving and all(seat.idle for seat in self._seats):
+            for seat in self._seats:
+                if seat.line is not None:
+                    seat.line.tell(worker.Finish())
 
     def _give_up(self, error: errors.StartError) -> None:
         if not self._done.done():
@@ -287,6 +299,7 @@ class Seat:
         self.line: channel.Channel | None = None
         self.served_at: float | None = None
         self.served_once = asyncio.Event()
+        self.idle = False  # in a drain: nothing is left but streams on which nothing happens
         self.refused = ""  # why the worker said that it can't begin
 
     def sit_down(self, process: asyncio.subprocess.Process) -> None:
@@ -294,6 +307,7 @@ class Seat:
         self.process = process
         self.line = None
         self.served_at = None
+        self.idle = False
         self.refused = ""
 
     def dismiss(self) -> None:
