@@ -2,6 +2,7 @@
 DNS rebinding from a backend that looks at Host alone (mcp.md §0.8). Pure.
 """
 
+import functools
 import ipaddress
 
 from fastproxy.mcp import reply
@@ -19,6 +20,7 @@ def split_host(host: str) -> tuple[str, str | None]:
     return (name, port or None) if colon else (text, None)
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(name: str) -> bool:
     """localhost, 127.0.0.0/8 or [::1]."""
     if name in ("localhost", "localhost."):

@@ -9,6 +9,7 @@ leaves. Refusals are raised where the fault is known and answered in one place, 
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -23,7 +24,7 @@ from fastproxy.wire import request as requests
 logger = logging.getLogger(__name__)
 
 PEEK_BYTES_MAX = 65536  # interface §3.1: an `initialize` is looked for in bodies up to 64 KiB
-SESSION_ID_BYTES_MAX = 1024
+_SESSION_ID = re.compile(r"[!-~]{1,1024}")
 FORGOTTEN_BYTES_MAX = 65536  # of an error answer that is read for "I do not know this session"
 STREAM_AGAIN_SECONDS = (0.05, 0.1, 0.2, 0.4)  # a backend needs a moment to notice that its stream was closed
 
@@ -377,4 +378,4 @@ class Story:
 
 def is_session_id(text: str) -> bool:
     """Visible ASCII, 1 to 1024 bytes (spec 2025-11-25, transports)."""
-    return 0 < len(text) <= SESSION_ID_BYTES_MAX and all("!" <= character <= "~" for character in text)
+    return _SESSION_ID.fullmatch(text) is not None
