@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from tests import kit
-from tests.kit import actors_wire, command, redis_server
+from tests.kit import actors_message, actors_wire, command, redis_server
 from tests.proxy import fleet as fleets
 
 FLAGS = ["--workers", "2", "--drain-delay", "200ms"]
@@ -58,6 +58,7 @@ def running() -> Iterator[fleets.Fleet]:
 # ---- sessions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sdk", ["mcp2", "mcp1"])
 def test_real_clients_find_their_sessions_on_any_worker(sdk: str) -> None:
     with kit.backend("mcp2-sse", replicas=2) as replicas, kit.proxies(1, backends=replicas, flags=FLAGS) as (proxy,):
@@ -303,13 +304,13 @@ def test_no_process_outlives_a_supervisor_that_is_killed() -> None:
 
 @pytest.mark.parametrize("way", ["SIGTERM", "POST /drain", "SIGTERM for the whole group"])
 def test_a_drain_ends_all_of_it_and_no_request_is_cut(way: str) -> None:
-    with kit.backend("mcp2-json", replicas=1) as replicas, kit.proxies(1, backends=replicas, flags=FLAGS) as (proxy,):
+    with crew() as fleet:
+        (proxy,) = fleet.proxies
         workers = workers_of(proxy)
-        with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(kit.client("mcp2", proxy.url(), terminate=False)) for _ in range(4)]
-            for client in clients:
-                client.call("slow", seconds=0)  # after its first call of a tool an SDK asks for the tool's description
-            running = [client.begin_call("slow", seconds=1.5) for client in clients]
+        sessions = [fleet.open() for _ in range(6)]
+        fleet.replicas[0].act = fleet.replicas[1].act = _answer_after_a_second
+        with concurrent.futures.ThreadPoolExecutor(len(sessions)) as threads:
+            running = [threads.submit(fleet.count, 0, session) for session in sessions]
             time.sleep(0.3)
             if way == "POST /drain":
                 assert proxy.drain() == 202
@@ -319,12 +320,32 @@ def test_a_drain_ends_all_of_it_and_no_request_is_cut(way: str) -> None:
                 os.killpg(proxy.pid, signal.SIGTERM)  # as service managers do
             fleets.await_that(lambda: proxy.readiness()[1]["reasons"] == ["draining"], "draining")
             assert proxy.metrics().value("fastproxy_draining") == 1
-            assert all(not call.answer().is_error for call in running)
-            assert proxy.wait(10) == 0, proxy.stderr
-            for client in clients:
-                client.kill()
+            assert [call.result() for call in running] == [1] * 6
+        assert proxy.wait(10) == 0, proxy.stderr
         assert not any(map(is_alive, workers))
-        assert "Traceback" not in proxy.stderr
+        fleets.assert_sound(fleet)
+
+
+def test_in_a_drain_idle_streams_end_after_the_last_call_whichever_worker_has_it() -> None:
+    """A client that loses its stream opens it again, can't, and gives up; its calls must have been answered by then."""
+    with crew("--drain-delay", "0s") as fleet, contextlib.ExitStack() as stack:
+        (proxy,) = fleet.proxies
+        session = fleet.open()
+        fields = {"Accept": "text/event-stream", "Mcp-Session-Id": session}
+        streams = [stack.enter_context(fleet.client()) for _ in range(8)]
+        for stream in streams:
+            stream.send(actors_message.format_request("GET", "/mcp", stream.authority, fields))
+        fleets.await_that(lambda: proxy.metrics().value("fastproxy_streams_open") == 8, "all are open")
+        fleet.replicas[0].act = fleet.replicas[1].act = _answer_after_a_second
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            call = thread.submit(fleet.count, 0, session)
+            time.sleep(0.3)
+            proxy.signal(signal.SIGTERM)
+            time.sleep(0.4)
+            assert proxy.metrics().value("fastproxy_streams_open") == 8
+            assert not call.done()
+            assert call.result() == 1
+        assert proxy.wait(5) == 0, proxy.stderr
 
 
 def test_a_drained_proxy_takes_no_new_connection() -> None:
