@@ -152,7 +152,7 @@ cdef class Client(Wire):
                 elif found == INCOMPLETE:
                     found = early_refusal(p, size, head)
                     if found == INCOMPLETE and first_line and self.resume:
-                        found = scan_request_head(p, size, head)  # once: is the first line one of a request?
+                        found = _request_head(p, size, head)  # once: is the first line one of a request?
                 if found == INCOMPLETE and size >= self.reactor.head_bytes_max:
                     found = _refuse(head, 414 if memchr(p, 10, size) == NULL else 431, b"head too large")
                 if found == REFUSED:
