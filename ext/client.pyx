@@ -39,6 +39,7 @@ cdef class Listener:
     cdef list hosts                 # Host values that the story has approved; a few
     cdef Reactor reactor
     cdef public int connections_max
+    cdef public int accepts_max     # taken per wake-up; few where other processes accept here too, so that all get some
 
     cdef bint knows_host(self, const char* p, Py_ssize_t n) noexcept:
         cdef bytes host

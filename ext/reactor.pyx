@@ -250,6 +250,7 @@ cdef class Reactor:
         listener.hosts = []
         listener.counted = tag != "admin"
         listener.reactor = self
+        listener.accepts_max = ACCEPTS_MAX
         event.events = EPOLLIN
         event.data_ptr = <void*>listener
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
@@ -267,7 +268,7 @@ cdef class Reactor:
     cdef int accept(self, Listener listener) except -1:
         cdef int fd, taken = 0
         cdef Client client
-        while taken < ACCEPTS_MAX and listener.fd >= 0:
+        while taken < listener.accepts_max and listener.fd >= 0:
             fd = fp_accept(listener.fd)
             if fd < 0:
                 if errno == EMFILE or errno == ENFILE:

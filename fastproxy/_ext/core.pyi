@@ -147,6 +147,7 @@ class Listener:
     any_host: bool
     trusts: Callable[[str], bool] | None
     connections_max: int
+    accepts_max: int
     @property
     def fd(self) -> int: ...
     @property

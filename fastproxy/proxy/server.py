@@ -71,13 +71,16 @@ class Server:
         finally:
             await self.plane.close()
 
-    async def open(self, data: socket.socket) -> None:
-        """Serve on a listening socket. StartError, StoreRefused: it can't be."""
+    async def open(self, data: socket.socket, *, accepts_max: int | None = None) -> None:
+        """Serve on a listening socket. `accepts_max`: connections taken in one go, where other processes accept there,
+        too. StartError, StoreRefused: it can't be."""
         self._tls = make_tls(self.config)
         await self.plane.open()
         listener = self.plane.reactor.listen(data.detach(), "data", tls_context=self._tls)
         listener.any_host = self.plane.guard.any_host
         listener.trusts = trusts(self.config)
+        if accepts_max is not None:
+            listener.accepts_max = accepts_max
         self._listener = listener
         self.plane.lifecycle = "serving"
 

@@ -28,6 +28,8 @@ from fastproxy.session import shared
 from fastproxy.telemetry import fleet
 
 REPORT_SECONDS = 1.0  # what a worker that is killed had counted since its last report is lost
+# Taken in one go. A client opens its pool of connections in a burst; who is awake first would have all of it, for good.
+ACCEPTS_MAX = 1
 STORE_SECONDS_MAX = 1.0  # as for one operation of Redis; the supervisor answers in microseconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -149,7 +151,7 @@ class Worker:
             if config.store.kind == "memory":
                 self._sessions = shared.SharedStore(self._ask_store)
             serving = server.Server(config, self._sessions)
-            await serving.open(self._data)
+            await serving.open(self._data, accepts_max=ACCEPTS_MAX)
         except errors.FastproxyError as error:
             self._channel.tell(Failed(str(error)))
             self._channel.close()
