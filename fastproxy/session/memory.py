@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from fastproxy import errors
-from fastproxy.session import record, store
+from fastproxy.session import memos, record, store
 
 _COMMONS_MAX = 4_096  # kinds of sessions that are shared; a client that varies its `initialize` can't grow this table
 _SHARDS = 256  # 4,000 sessions in each at a million; a power of two
 _SWEEP_ENTRIES_MAX = 8_192  # looked at by one `create` that finds the store full: about 0.3 ms
+_MEMOS_MAX = 100_000  # some 30 MiB
 _CLAIMS_PURGE_MIN = 64  # claims that ended unreleased are dropped each time their number has doubled
 _SWEEPS_PER_TTL = 64  # a shard is swept no oftener: an expired session is kept at most 1/64 of the TTL too long
 
@@ -86,6 +87,7 @@ class MemoryStore:
         self._commons: weakref.WeakValueDictionary[int, _Common] = weakref.WeakValueDictionary()
         self._claims: dict[str, tuple[str, float]] = {}
         self._claims_purge_at = _CLAIMS_PURGE_MIN
+        self._memos = memos.Memos(memos_max=_MEMOS_MAX, clock=clock)
         self._changed: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
@@ -202,6 +204,12 @@ class MemoryStore:
         key = record.store_key(session_id)
         if self._claims.get(key, ("", 0.0))[0] == owner:
             del self._claims[key]
+
+    async def remember(self, key: str, value: str, seconds: float) -> None:
+        self._memos.put(key, value, seconds)
+
+    async def recall(self, key: str) -> str | None:
+        return self._memos.get(key)
 
     def _shard(self, key: str) -> _Shard:
         return self._shards[hash(key) & (_SHARDS - 1)]

@@ -208,6 +208,12 @@ class OutageBuffer:
         elif self._claims[key][0] == owner:
             del self._claims[key]
 
+    async def remember(self, key: str, value: str, seconds: float) -> None:
+        await self._inner.remember(key, value, seconds)  # not worth an outage: who asked keeps a copy
+
+    async def recall(self, key: str) -> str | None:
+        return await self._inner.recall(key)
+
     async def _page_of_inner(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
         records, following = await self._inner.page(cursor, limit)
         alive = [session for session in records if record.store_key(session.session_id) not in self._deleted]

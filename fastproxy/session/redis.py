@@ -3,7 +3,7 @@
     operation --> circuit (away? fail at once) --> a slot and the deadline --> redis-py --> fault, if any --> circuit
     tracking  --> echo of our own write? drop it : changed(key)
 
-Keys are `{prefix}{store key}`. `{prefix}!claim:{store key}` and `{prefix}!probe` are ours too, and never sessions: a
+Keys are `{prefix}{store key}`; `{prefix}!claim:{store key}`, `…!affinity:{key}` and `…!probe` are never sessions, for a
 store key has no `!`. What must happen at once happens inside the server, in one command or one script; a script reads
 members of a record with cjson and never writes JSON of its own, which would break big integers.
 Nothing here logs, and no error names, a session.
@@ -200,6 +200,14 @@ class RedisStore:
     async def release(self, session_id: str, owner: str) -> None:
         key = f"{self._prefix}!claim:{record.store_key(session_id)}"
         await self._serve("release", lambda: self._run(_RELEASE, key, owner))
+
+    async def remember(self, key: str, value: str, seconds: float) -> None:
+        name = f"{self._prefix}!affinity:{key}"
+        await self._serve("remember", lambda: self._command("SET", name, value, "PX", _milliseconds(seconds)))
+
+    async def recall(self, key: str) -> str | None:
+        value = await self._serve("recall", lambda: self._get(f"!affinity:{key}"))
+        return None if value is None else value.decode("utf-8", "replace")
 
     async def _serve(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
         """The way of every operation: circuit, slot, deadline, metrics. Only what waits for the server counts as its

@@ -66,6 +66,16 @@ class Release(_Message, frozen=True, gc=False):
     owner: str
 
 
+class Remember(_Message, frozen=True, gc=False):
+    key: str
+    value: str
+    seconds: float
+
+
+class Recall(_Message, frozen=True, gc=False):
+    key: str
+
+
 class Ping(_Message, frozen=True, gc=False):
     pass
 
@@ -76,7 +86,7 @@ class Changed(_Message, frozen=True, gc=False):
     keys: list[str]
 
 
-Question = Create | Find | Update | Delete | Touch | Page | Claim | Release | Ping
+Question = Create | Find | Update | Delete | Touch | Page | Claim | Release | Remember | Recall | Ping
 
 
 class Ask(Protocol):
@@ -151,6 +161,12 @@ class SharedStore:
     async def release(self, session_id: str, owner: str) -> None:
         await self._ask(Release(session_id, owner), bool)
 
+    async def remember(self, key: str, value: str, seconds: float) -> None:
+        await self._ask(Remember(key, value, seconds), bool)
+
+    async def recall(self, key: str) -> str | None:
+        return await self._ask(Recall(key), str) or None
+
     async def _ask(self, question: Question, expected: type[Expected]) -> Expected:
         try:
             answer = await self._ask_host(question, expected)
@@ -203,6 +219,11 @@ class Host:
             case Release():
                 await inner.release(question.session_id, question.owner)
                 return True
+            case Remember():
+                await inner.remember(question.key, question.value, question.seconds)
+                return True
+            case Recall():
+                return await inner.recall(question.key) or ""
             case Page():
                 sessions, following = await inner.page(question.cursor, question.limit)
                 return [(record.store_key(one.session_id), record.encode(one)) for one in sessions], following

@@ -85,6 +85,13 @@ class SessionStore(Protocol):
     async def release(self, session_id: str, owner: str) -> None:
         """Give the right back, if it is still ours."""
 
+    async def remember(self, key: str, value: str, seconds: float) -> None:
+        """Keep a short string for so long, for every proxy of the fleet; it takes the place of what was there. No
+        session: it is on no page, and nobody hears of it. `key` is hexadecimal."""
+
+    async def recall(self, key: str) -> str | None:
+        """What was remembered; None when it has expired, or was never known."""
+
     def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
         """Call `changed(key)` for each record that somebody else has changed or removed, within a second, and when the
         store notices that one has expired, which may be late: a cache minds the TTL itself. Not for what this store
