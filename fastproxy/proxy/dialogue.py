@@ -1,7 +1,9 @@
 """Requests of the proxy's own to a backend: the replayed handshake, a DELETE, a probe. One request, one connection.
 
+    ask           a whole answer                       open_events   an answer whose events are read one by one
+
 Small messages at rare moments, so this is plain asyncio over the same scanners as the relay; nothing of a client's
-exchange passes here. Every wait has a deadline.
+exchange passes here. Every wait has a deadline, but that for the next event of a stream: it is the reader's.
 """
 
 import asyncio
@@ -21,6 +23,10 @@ class DialogueFailed(errors.FastproxyError):
     """No whole, sound answer came."""
 
     reason = "backend_unreachable"
+
+
+class NotConnected(DialogueFailed):
+    """Nobody took the connection."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -70,7 +76,93 @@ async def ask(
         raise DialogueFailed(f"no whole answer within {seconds_max:g} s") from error
 
 
-async def _read_answer(reader: asyncio.StreamReader, method: bytes) -> Answer:
+class EventStream:
+    """An answer to be read as it comes. Who has one closes it."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: core.ResponseHead, data: bytes
+    ) -> None:
+        self.status = head.status
+        self.fields = head.fields
+        self.events = _is_event_stream(head)
+        self._counted = head.length is not None or head.chunked
+        self._reader = reader
+        self._writer = writer
+        self._body = _Body(head)
+        self._body.feed(data)
+
+    async def next_event(self) -> bytes:
+        """The next whole event, with the blank line that ends it; empty at the end of the stream."""
+        while True:
+            end = core.event_end(self._body.text)
+            if end >= 0:
+                event, self._body.text = self._body.text[:end], self._body.text[end:]
+                if event.strip(b"\r\n"):  # else the LF of a CRLF whose CR has ended the event
+                    return event
+                continue
+            if not await self._read_on():
+                return b""
+
+    async def rest(self) -> bytes:
+        """What is left of the body."""
+        while await self._read_on():
+            pass
+        return self._body.text
+
+    def close(self) -> None:
+        """At once, without a word."""
+        self._writer.transport.abort()
+
+    async def _read_on(self) -> bool:
+        if self._body.done:
+            return False
+        if len(self._body.text) > ANSWER_BYTES_MAX:
+            raise DialogueFailed(f"an event over {ANSWER_BYTES_MAX} bytes")
+        try:
+            data = await self._reader.read(_READ_BYTES)
+            if data:
+                self._body.feed(data)
+            elif self._counted:
+                raise DialogueFailed("the connection ended in the middle of the answer")
+        except (OSError, ssl.SSLError, core.HttpError) as error:
+            raise DialogueFailed(f"{type(error).__name__}: {error}") from error
+        return bool(data)
+
+
+async def open_events(
+    address: str,
+    port: int,
+    *,
+    request: bytes,
+    tls: ssl.SSLContext | None = None,
+    hostname: str = "",
+    connect_seconds_max: float,
+    head_seconds_max: float,
+) -> EventStream:
+    """Send a request that is whole as it is; the head of its answer is read. NotConnected, DialogueFailed."""
+    try:
+        async with asyncio.timeout(connect_seconds_max):
+            reader, writer = await asyncio.open_connection(
+                address, port, ssl=tls, server_hostname=hostname if tls is not None else None, limit=_READ_BYTES
+            )
+    except (OSError, ssl.SSLError) as error:  # the deadline's too
+        raise NotConnected(f"{type(error).__name__}: {error}") from error
+    try:
+        async with asyncio.timeout(head_seconds_max):
+            writer.write(request)
+            head, data = await _read_head(reader, b"POST")
+            return EventStream(reader, writer, head, data)
+    except BaseException as error:
+        writer.transport.abort()
+        if isinstance(error, TimeoutError):
+            raise DialogueFailed(f"no answer within {head_seconds_max:g} s") from error
+        if isinstance(error, (OSError, ssl.SSLError, core.HttpError)):
+            raise DialogueFailed(f"{type(error).__name__}: {error}") from error
+        raise
+
+
+async def _read_head(reader: asyncio.StreamReader, method: bytes) -> tuple[core.ResponseHead, bytes]:
+    """The head of the final answer, and what has come of the body."""
     data = b""
     while True:
         piece = await reader.read(_READ_BYTES)
@@ -82,10 +174,17 @@ async def _read_answer(reader: asyncio.StreamReader, method: bytes) -> Answer:
             data = data[head.size :]
             head = core.scan_response(data, 65536, method)
         if head is not None:
-            break
+            return head, data[head.size :]
+
+
+def _is_event_stream(head: core.ResponseHead) -> bool:
+    return any(n.lower() == b"content-type" and v.lower().startswith(b"text/event-stream") for n, v in head.fields)
+
+
+async def _read_answer(reader: asyncio.StreamReader, method: bytes) -> Answer:
+    head, data = await _read_head(reader, method)
     body = _Body(head)
-    events = any(n.lower() == b"content-type" and v.lower().startswith(b"text/event-stream") for n, v in head.fields)
-    data = data[head.size :]
+    events = _is_event_stream(head)
     if method == b"HEAD" or head.status in (204, 304):
         return Answer(head.status, head.fields, b"")
     while True:
@@ -117,7 +216,9 @@ class _Body:
             self.text += payload
         else:
             self.text += data
-            self.done = self._left is not None and len(self.text) >= self._left
+            if self._left is not None:
+                self._left -= len(data)
+                self.done = self._left <= 0
 
 
 def _first_result(stream: bytes) -> bytes:

@@ -16,7 +16,19 @@ from typing import Any
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import backend, schema
-from fastproxy.proxy import dialer, dialogue, discovery, guard, names, opening, recovery, story, tasks
+from fastproxy.proxy import (
+    dialer,
+    dialogue,
+    discovery,
+    guard,
+    listening,
+    names,
+    opening,
+    recovery,
+    stateless,
+    story,
+    tasks,
+)
 from fastproxy.routing import backends, policy
 from fastproxy.session import book, memory, outage, record, store
 
@@ -96,10 +108,27 @@ class Plane:
             dial=self.dialer,
             rescue=self.recovery,
             opener=self.opening,
+            sessionless=self._make_stateless(),
             on_backend_loss=config.on_backend_loss,
             response_seconds=config.response_timeout,
             on_failure=self._replica_failed,
             endpoint_of=self.endpoint,
+            start_task=self.tasks.start,
+        )
+
+    def _make_stateless(self) -> stateless.Stateless:
+        several = any(isinstance(item, backend.DnsBackend) for item in self.config.backend)
+        listener = listening.Listening(
+            replicas=self.backends,
+            endpoint_of=self.endpoint,
+            open_events=self.open_events,
+            start_task=self.tasks.start,
+        )
+        return stateless.Stateless(
+            sessions=self.sessions,
+            replicas=self.backends,
+            listener=listener,
+            several=lambda: several or len(self.backends.all()) > 1,
             start_task=self.tasks.start,
         )
 
@@ -255,6 +284,26 @@ class Plane:
             hostname=endpoint.hostname,
             seconds_max=DIALOGUE_SECONDS_MAX,
         )
+
+    async def open_events(self, replica: backends.Replica, request: bytes) -> dialogue.EventStream:
+        """A request as it is, on a connection of its own, and its answer to be read as it comes."""
+        endpoint = self.endpoints[replica.index]
+        try:
+            address = await self.dialer.address(endpoint)
+            stream = await dialogue.open_events(
+                address,
+                endpoint.port,
+                request=request,
+                tls=endpoint.tls_context,
+                hostname=endpoint.hostname,
+                connect_seconds_max=self.config.connect_timeout,
+                head_seconds_max=self.config.response_timeout,
+            )
+        except (dialer.Unreachable, dialogue.NotConnected) as error:
+            self._replica_failed(replica, str(error))
+            raise dialogue.NotConnected(str(error)) from error
+        self.backends.answered(replica)
+        return stream
 
     # ---- sessions
 

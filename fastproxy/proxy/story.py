@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.mcp import envelope, reply
-from fastproxy.proxy import dialer, guard, opening, recovery
+from fastproxy.proxy import dialer, guard, opening, recovery, stateless
 from fastproxy.routing import backends
 from fastproxy.session import book
 from fastproxy.wire import request as requests
@@ -45,6 +45,7 @@ class Story:
         dial: dialer.Dialer,
         rescue: recovery.Recovery,
         opener: opening.Opening,
+        sessionless: stateless.Stateless,
         on_backend_loss: str,
         response_seconds: float,
         on_failure: Callable[[backends.Replica, str], None],
@@ -58,6 +59,7 @@ class Story:
         self._dialer = dial
         self._recovery = rescue
         self._opening = opener
+        self._stateless = sessionless
         self._reinitializes = on_backend_loss == "reinitialize"
         self._response_seconds = response_seconds
         self._on_failure = on_failure
@@ -134,9 +136,11 @@ class Story:
     async def _serve(self, exchange: Exchange, request: Request) -> None:
         self._admit(exchange, request)
         if exchange.modern:
-            return await self._serve_anybody(exchange, request, core.SESSION_STRIP)
+            return await self._stateless.serve(exchange, request, self._ask, self._ask_any)
         session_id = request.header(b"mcp-session-id")
-        parameter = requests.session_parameter(request.target) if request.method == "POST" and session_id is None else None
+        parameter = (
+            requests.session_parameter(request.target) if request.method == "POST" and session_id is None else None
+        )
         if parameter is not None:
             # Before rule 2: an HTTP+SSE client posts its `initialize`, too, to the stream that it has opened.
             stream = await self._book.find(parameter)
@@ -156,7 +160,7 @@ class Story:
             raise reply.session_not_found()
         if request.method == "GET" and request.wants_events():
             return await self._opening.event_stream(exchange, request, self._ask_any)
-        return await self._serve_anybody(exchange, request, core.SESSION_KEEP)
+        return await self._serve_anybody(exchange, request)
 
     def _admit(self, exchange: Exchange, request: Request) -> None:
         host = request.header(b"host")
@@ -164,11 +168,10 @@ class Story:
         if host is not None:
             exchange.listener.approve_host(host.encode("latin-1"))
 
-    async def _serve_anybody(self, exchange: Exchange, request: Request, rule: int) -> None:
-        answer = await self._ask_any(exchange, rule, for_session=False)
+    async def _serve_anybody(self, exchange: Exchange, request: Request) -> None:
+        answer = await self._ask_any(exchange, core.SESSION_KEEP, for_session=False)
         # Servers put ids that are dead at birth on their error answers (mcp.md §0.6).
-        carried = rule == core.SESSION_KEEP and b"mcp-session-id" in request.headers
-        dead = answer.status >= 400 and not carried
+        dead = answer.status >= 400 and b"mcp-session-id" not in request.headers
         exchange.relay(core.SESSION_STRIP if dead else core.SESSION_KEEP)
 
     async def _serve_legacy_post(self, exchange: Exchange, request: Request, place: book.Place) -> None:

@@ -1,0 +1,127 @@
+"""The era without sessions (2026-07-28) in front of several replicas: each request for itself, with three exceptions.
+
+    a request that brings a request state back   -> the replica that made it
+    tasks/get, tasks/update, tasks/cancel        -> the replica that created the task
+    subscriptions/listen                         -> all replicas, merged into one stream (listening.py)
+    anything else                                -> the least loaded replica
+
+Which replica that was is remembered before the client can read the answer that hands out the state or the task: the
+relay searches answers as they pass and holds back the one message that matters. With a shared store every proxy knows;
+here a copy is kept, for speed, and for the time in which the store is away. A replica that is gone takes its states
+with it: then the least loaded one is asked, and its refusal is the truth. Bodies over 64 KiB are not searched, in
+either direction. With a single replica nothing is read at all.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastproxy import errors
+from fastproxy._ext import core
+from fastproxy.mcp import subscription
+from fastproxy.proxy import dialer, listening
+from fastproxy.routing import affinity, backends
+from fastproxy.session import memos, store
+from fastproxy.wire import request as requests
+
+logger = logging.getLogger(__name__)
+
+SEARCH_BYTES_MAX = 65536
+COPIES_MAX = 10_000  # some 3 MiB
+
+Ask = Callable[[core.Exchange, backends.Replica, int], Coroutine[Any, Any, core.AnswerHead]]
+AskAny = Callable[..., Coroutine[Any, Any, core.AnswerHead]]
+
+
+class Stateless:
+    """`several()`: is there more than one replica, or may there be? `ask` and `ask_any` are the story's."""
+
+    def __init__(
+        self,
+        *,
+        sessions: store.SessionStore,
+        replicas: backends.Backends,
+        listener: listening.Listening,
+        several: Callable[[], bool],
+        start_task: Callable[..., object],
+    ) -> None:
+        self._store = sessions
+        self._replicas = replicas
+        self._listening = listener
+        self._several = several
+        self._start_task = start_task
+        self._copies = memos.Memos(memos_max=COPIES_MAX, clock=time.monotonic)
+
+    async def serve(self, exchange: core.Exchange, request: requests.Request, ask: Ask, ask_any: AskAny) -> None:
+        """A request of this era, to its end."""
+        method = request.header(b"mcp-method") or ""
+        affine = request.method == "POST" and self._several()
+        if affine and method == subscription.METHOD and await self._listening.serve(exchange):
+            return
+        answer = None
+        if affine:
+            answer = await self._ask_keeper(exchange, await self._key(exchange, request, method), ask)
+        if answer is None:
+            answer = await ask_any(exchange, core.SESSION_STRIP, for_session=False)
+        if affine and answer.status == 200 and affinity.hands_out(method):
+            exchange.seek(affinity.WORDS, self._found, SEARCH_BYTES_MAX)
+        # Servers put ids that are dead at birth on their error answers (mcp.md §0.6).
+        exchange.relay(core.SESSION_STRIP if answer.status >= 400 else core.SESSION_KEEP)
+
+    # ---- a key that comes back
+
+    async def _key(self, exchange: core.Exchange, request: requests.Request, method: str) -> str | None:
+        body = None
+        length = exchange.body_length
+        if exchange.has_body and affinity.hands_out(method) and (length is None or length <= SEARCH_BYTES_MAX):
+            body, whole = await exchange.peek(SEARCH_BYTES_MAX + 1)
+            if not whole or len(body) > SEARCH_BYTES_MAX:
+                body = None
+        return affinity.of_request(method, request.header(b"mcp-name"), body)
+
+    async def _ask_keeper(self, exchange: core.Exchange, key: str | None, ask: Ask) -> core.AnswerHead | None:
+        """The answer of the replica that the key leads to; None: there is none, or it is gone."""
+        url = None if key is None else self._copies.get(key) or await self._store.recall(key)
+        replica = self._find(url) if url else None
+        if replica is None:
+            return None
+        try:
+            return await ask(exchange, replica, core.SESSION_STRIP)
+        except dialer.Unreachable as error:
+            if not exchange.may_repeat:
+                raise
+            logger.info("the replica that a request belongs to is gone: backend=%s reason=%s", url, error)
+            return None
+
+    def _find(self, url: str) -> backends.Replica | None:
+        try:
+            return self._replicas.find(url, None)
+        except ValueError:
+            return None  # somebody else's idea of a URL
+
+    # ---- a key that is handed out
+
+    def _found(self, exchange: core.Exchange, text: bytes) -> None:
+        """The relay holds these bytes back, and waits for us."""
+        self._start_task(self._remember(exchange, text), name="remember a replica")
+
+    async def _remember(self, exchange: core.Exchange, text: bytes) -> None:
+        url = exchange.endpoint_url
+        try:
+            for kept in affinity.of_answer(text, event_stream=exchange.event_stream):
+                await self._keep(kept, url)
+        finally:
+            if exchange.over is None:
+                exchange.relay()
+
+    async def _keep(self, kept: affinity.Kept, url: str) -> None:
+        known, seconds_left = self._copies.look(kept.key)
+        if known == url and seconds_left > kept.seconds / 2:
+            return  # a task that is looked at again and again
+        self._copies.put(kept.key, url, kept.seconds)
+        try:
+            await self._store.remember(kept.key, url, kept.seconds)
+        except errors.StoreError as error:
+            # The tool has run; its answer is worth more than what another proxy does not know now.
+            logger.warning("other proxies will not know a replica: backend=%s reason=%s", url, error)
