@@ -13,7 +13,7 @@ away.
 
 News and answers of the store travel on different connections and may overtake each other. So whoever waits for the
 store holds a `_Look`, which every change to that session, and every gap, makes outdated; what an outdated look has seen
-is good for the request that looked, and never enters the table.
+never enters the table: a load looks again, and after a few times in vain is good for its request alone.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 TOUCH_DELAY_SECONDS = 0.05  # renewals are collected for this long, to share a round trip
 STALE_SECONDS_MAX = 0.1  # how long a request waits to have a stale entry confirmed; a store that hangs costs no more
 VERIFY_SECONDS = 0.4  # after an update; a store's own writes are told from others' for 0.25 s
+LOOKS_MAX = 3  # of one load, while what it sees is outdated at once
 IN_USE_LOOKS_PER_TTL = 6  # a session that a stream holds open is renewed while five sixths of its TTL are left
 ALIASES_PURGE_MIN = 1024
 
@@ -68,16 +69,6 @@ class _Look:
         self.outdated = False
 
 
-class _Load:
-    """A load that several requests may share."""
-
-    __slots__ = ("look", "task")
-
-    def __init__(self, look: _Look, task: asyncio.Task[Place | None]) -> None:
-        self.look = look
-        self.task = task
-
-
 class Book:
     """`locate(record)` answers the endpoint index of a record's replica, or None when there is no such replica."""
 
@@ -101,7 +92,7 @@ class Book:
         self._locate = locate
         self._start_task = start_task
         self._looks: dict[str, list[_Look]] = {}
-        self._loads: dict[str, _Load] = {}
+        self._loads: dict[str, asyncio.Task[Place | None]] = {}
         self.aliases: dict[bytes, str] = {}  # the backend's ids that differ; the fast lane reads it too
         self._aliases_purge_at = ALIASES_PURGE_MIN
         self._touched: set[str] = set()
@@ -211,17 +202,16 @@ class Book:
 
     async def _find_in_store(self, session_id: str, key: str, cached: Place | None) -> Place | None:
         load = self._loads.get(session_id)
-        if load is None or load.look.outdated:
-            look = _Look()
-            load = _Load(look, self._start_task(self._load_place(session_id, key, look), name="load a session"))
+        if load is None:
+            load = self._start_task(self._load_place(session_id, key), name="load a session")
             self._loads[session_id] = load
         if cached is not None:
-            done, _ = await asyncio.wait({load.task}, timeout=STALE_SECONDS_MAX)
+            done, _ = await asyncio.wait({load}, timeout=STALE_SECONDS_MAX)
             if not done:
                 self.lookups["cache"] += 1
                 return cached
         try:
-            place = await asyncio.shield(load.task)
+            place = await asyncio.shield(load)
         except errors.StoreUnavailable:
             if cached is not None:
                 self.lookups["cache"] += 1
@@ -234,21 +224,25 @@ class Book:
         self.lookups["missing" if place is None else "store"] += 1
         return place
 
-    async def _load_place(self, session_id: str, key: str, look: _Look) -> Place | None:
+    async def _load_place(self, session_id: str, key: str) -> Place | None:
         try:
-            with self._looking(key, look):
-                found = await self.store.find(session_id)
-                if found is None or found.session.session_id != session_id:
-                    self._changed(key)
-                    return None
-                return self._enter(found.session, core.CONFIRMED, look, found.seconds_left)
+            place: Place | None = None
+            for _ in range(LOOKS_MAX):
+                with self._looking(key) as look:
+                    found = await self.store.find(session_id)
+                    if found is None or found.session.session_id != session_id:
+                        self._remove(key)
+                        return None
+                    place = self._enter(found.session, core.CONFIRMED, look, found.seconds_left)
+                if not look.outdated:
+                    break
+            return place
         finally:
-            if self._loads[session_id].look is look:
-                del self._loads[session_id]
+            del self._loads[session_id]
 
     @contextlib.contextmanager
-    def _looking(self, key: str, look: _Look | None = None) -> Iterator[_Look]:
-        look = look or _Look()
+    def _looking(self, key: str) -> Iterator[_Look]:
+        look = _Look()
         looks = self._looks.setdefault(key, [])
         looks.append(look)
         try:
@@ -274,6 +268,9 @@ class Book:
     def _changed(self, key: str) -> None:
         for look in self._looks.get(key, ()):
             look.outdated = True
+        self._remove(key)
+
+    def _remove(self, key: str) -> None:
         self.table.remove(key.encode())
         self.aliases.pop(key.encode(), None)
 
