@@ -69,6 +69,8 @@ class Discovery:
     def fault(self) -> str | None:
         """Why the replicas may not be those that there are; None when all is known."""
         faults = [f"{item}: {memory.error}" for item, memory in self._memories.items() if memory.error is not None]
+        if self._names.fault is not None:
+            faults.append(self._names.fault)
         return "; ".join(faults) or None
 
     async def open(self) -> None:

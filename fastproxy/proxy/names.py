@@ -56,6 +56,7 @@ class Names:
         self._on_moved = on_moved
         self._known: dict[str, discovery.Memory[str]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._ill: set[str] = set()
         self.errors_total = 0
 
     async def find(self, host: str) -> tuple[str, ...]:
@@ -93,9 +94,17 @@ class Names:
         return not is_address(host) and host not in self._asking and self._clock() >= self._memory(host).ask_at
 
     def is_missing(self, host: str) -> bool:
-        """Has the host been denied, beyond doubt?"""
+        """Has it been asked for, and there is no address: denied beyond doubt, or never told?"""
         memory = self._known.get(host)
-        return memory is not None and memory.known and not memory.items
+        return memory is not None and not memory.items and (memory.known or memory.error is not None)
+
+    @property
+    def fault(self) -> str | None:
+        """What the names suffer from that nobody can tell the addresses of."""
+        for host in sorted(self._ill):
+            more = f", nor can {len(self._ill) - 1} more" if len(self._ill) > 1 else ""
+            return f"{host} can't be resolved{more}: {self._known[host].error}"
+        return None
 
     def explain(self, host: str) -> str:
         """Why it has no addresses."""
@@ -107,6 +116,7 @@ class Names:
     def forget(self, host: str) -> None:
         """Nobody uses the host any more."""
         self._known.pop(host, None)
+        self._ill.discard(host)
 
     def _memory(self, host: str) -> discovery.Memory[str]:
         return self._known.setdefault(host, discovery.Memory())
@@ -122,9 +132,16 @@ class Names:
             found = await self._ask(host)
         except LookupFailed as failure:
             self.errors_total += 1
-            if memory.fail(str(failure), self._clock()) and memory.items:
-                logger.warning("a name can't be resolved, its last addresses stay: name=%s reason=%s", host, failure)
+            memory.fail(str(failure), self._clock())
+            if host in self._known:
+                if not self._ill:  # one line per outage, not per name
+                    logger.warning("names can't be resolved, last addresses stay: name=%s reason=%s", host, failure)
+                self._ill.add(host)
         else:
+            if host in self._ill:
+                self._ill.discard(host)
+                if not self._ill:
+                    logger.info("names are resolved again")
             had = memory.items
             if memory.learn(found, self._clock()) and had and memory.items and not set(had) & set(memory.items):
                 self._on_moved(host)

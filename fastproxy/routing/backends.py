@@ -41,7 +41,7 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
     index: int
     state: str = "live"
     last_error: str | None = None
-    named: bool = True  # its name has an address; without one it stays failed, though a pod that ends may still answer
+    named: bool = True  # its name has an address; without one it stays failed, though a pod that ends may yet answer
     foreign: bool = False  # known from a record alone
     idle_since: float | None = None  # for which nobody wanted anything of it, since it left
 

@@ -4,6 +4,7 @@ sockets. Pods are scripted MCP servers (cluster.py) on loopback addresses of the
 Not covered: a resolver of the machine's own (test_resolver.py), dnsmasq and network namespaces, which take a privilege.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests.proxy import cluster as clusters
 from tests.proxy import fleet as fleets
 
 CALL = fleets.message("tools/call", 1, name="count")
+ORDINALS = "statefulset://mcp.mcp-headless.shop:{port}?replicas=3"
 SERVICE, SERVICES = clusters.SERVICE, clusters.SERVICES
 Cluster, Pod, load, proxies = clusters.Cluster, clusters.Pod, clusters.load, clusters.proxies
 
@@ -145,10 +147,55 @@ def test_a_pod_that_ends_in_peace_keeps_its_sessions_although_its_name_has_gone(
         assert session not in second.sessions and first.got("POST", "tools/call")
 
 
+@pytest.mark.slow
+def test_clients_of_real_sdks_see_nothing_of_pods_that_come_move_and_go_nor_of_a_dead_resolver(
+    cluster: Cluster,
+) -> None:
+    hosts, flags = (next(clusters.addresses), next(clusters.addresses)), ("--port", str(cluster.port))
+
+    def publish(*pods: kit.Backend) -> None:
+        targets = [(f"mcp-{pods.index(pod)}.{SERVICE}", pod.port) for pod in pods]
+        for (name, _), pod in zip(targets, pods, strict=True):
+            cluster.dns.addresses(name, pod.host)
+        cluster.dns.services(SERVICES, *targets)
+
+    with (
+        kit.backend("mcp2-sse", replicas=2, hosts=hosts, flags=flags) as [first, second],
+        contextlib.ExitStack() as stack,
+    ):
+        publish(first)
+        fleet = stack.enter_context(proxies(cluster))
+        urls = [proxy.url() for proxy in fleet.proxies]
+        old = [stack.enter_context(kit.client(sdk, urls, seed=number)) for number, sdk in enumerate(("mcp2", "ts1"))]
+        assert [client.call("counter").text for client in old] == ["1", "1"]
+        publish(first, second)
+        cluster.await_states(mcp_1="live")
+        new = stack.enter_context(kit.client("mcp2", urls, seed=7))
+        assert new.call("counter").text == "1"
+        cluster.dns.fall_ill("silent")
+        for expected in range(2, 8):  # six seconds, in which every answer of DNS grows too old
+            assert [client.call("counter").text for client in (*old, new)] == [str(expected)] * 3
+            time.sleep(1)
+        second.kill()
+        second.host = next(clusters.addresses)
+        second.command += ["--host", second.host]
+        second.restart()
+        publish(first, second)
+        cluster.dns.recover()
+        assert new.call("counter").text == "1", "recovered: the server keeps no state over a restart"
+        assert [client.call("counter").text for client in old] == ["8", "8"]
+        publish(first)
+        cluster.await_states(mcp_1="leaving")
+        assert new.call("counter").text == "2"
+        assert [client.call("counter").text for client in old] == ["9", "9"]
+
+
 # ---- a resolver that is ill
 
 
-@pytest.mark.parametrize(("illness", "seconds"), [("silent", 10), ("SERVFAIL", 4)])
+@pytest.mark.parametrize(
+    ("illness", "seconds"), [pytest.param("silent", 10, marks=pytest.mark.slow), ("SERVFAIL", 4)]
+)
 def test_seconds_without_dns_are_not_noticed_by_anybody_but_the_owner(
     cluster: Cluster, illness: str, seconds: float
 ) -> None:
@@ -182,6 +229,7 @@ def test_seconds_without_dns_are_not_noticed_by_anybody_but_the_owner(
         for proxy in fleet.proxies:
             assert proxy.metrics().value("fastproxy_discovery_errors_total") >= 2
             assert len(re.findall(r"discovery fails", proxy.stderr)) == 1, "said once, not each second"
+            assert len(re.findall(r"names can't be resolved", proxy.stderr)) == 1, "and not for each pod"
             assert len(re.findall(r"discovery works again", proxy.stderr)) == 1
         assert fleet.metric("fastproxy_session_recoveries_total") == 0
 
@@ -214,12 +262,14 @@ def test_a_name_that_is_gone_for_good_leaves_nobody_for_new_sessions_and_the_old
         assert fleet.open()
 
 
-def test_a_proxy_that_begins_without_dns_serves_is_not_ready_and_becomes_so(cluster: Cluster) -> None:
+@pytest.mark.parametrize("backend", [f"dns://{SERVICE}:{{port}}", ORDINALS], ids=["dns", "statefulset"])
+def test_a_proxy_that_begins_without_dns_serves_is_not_ready_and_becomes_so(cluster: Cluster, backend: str) -> None:
     (pod,) = cluster.start("mcp-0")
     cluster.publish(pod)
+    cluster.dns.addresses("mcp-0.mcp-headless.shop.svc.cluster.local", pod.host)
     cluster.dns.fall_ill("silent")
     started = time.monotonic()
-    with proxies(cluster, count=1, ready=False) as fleet:
+    with proxies(cluster, backend, count=1, ready=False) as fleet:
         (proxy,) = fleet.proxies
         assert time.monotonic() - started < 5.0, "the first answer is awaited for two seconds"
         fleets.await_that(lambda: "discovery_failing" in proxy.readiness()[1]["reasons"], "the reason is listed")
@@ -231,6 +281,7 @@ def test_a_proxy_that_begins_without_dns_serves_is_not_ready_and_becomes_so(clus
         )
         refused = fleet.post(0, fleets.message("initialize", 0, **fleets.INITIALIZE))
         assert (refused.status, refused.json()["error"]["data"]["reason"]) == (200, "backend_unavailable")
+        assert refused.json()["error"]["code"] == -32603
         cluster.dns.recover()
         fleets.await_that(lambda: proxy.readiness()[0] == 200, "ready")
         assert fleet.count(0, fleet.open()) == 1
@@ -286,15 +337,13 @@ def test_sessions_follow_a_name_although_somebody_still_answers_at_its_old_addre
 
 
 def test_ordinals_whose_names_do_not_resolve_have_failed_and_live_when_they_come(cluster: Cluster) -> None:
-    backend = "statefulset://mcp.mcp-headless.shop:{port}?replicas=3"
-
     def publish(*pods: Pod) -> None:
         for pod in pods:
             cluster.dns.addresses(f"{pod.name}.mcp-headless.shop.svc.cluster.local", pod.host)
 
     first, second, third = cluster.start("mcp-0", "mcp-1", "mcp-2")
     publish(first, second)
-    with proxies(cluster, backend) as fleet:
+    with proxies(cluster, ORDINALS) as fleet:
         assert cluster.states() == {"mcp-0": "live", "mcp-1": "live", "mcp-2": "failed"}
         rows = {row["pod"]: row for row in fleet.proxies[0].backends()}
         assert "its name has no address" in rows["mcp-2"]["last_error"]
@@ -314,3 +363,15 @@ def test_ordinals_whose_names_do_not_resolve_have_failed_and_live_when_they_come
         for proxy in fleet.proxies:
             said = [line for line in proxy.stderr.splitlines() if "mcp-2" in line]
             assert len(said) <= 4, f"said again and again: {said}"
+
+
+# ---- FASTPROXY_DNS_SERVER
+
+
+@pytest.mark.parametrize("server", ["localhost:53", "127.0.0.1", "127.0.0.1:0", "nonsense"])
+def test_a_dns_server_that_is_no_address_is_refused_at_start(server: str) -> None:
+    with (
+        pytest.raises(kit.KitError, match="FASTPROXY_DNS_SERVER: expected"),
+        kit.proxies(backends=["dns://mcp.test:8000"], environment={"FASTPROXY_DNS_SERVER": server}),
+    ):
+        pass
