@@ -10,6 +10,12 @@ cdef enum ClientState:
 cdef enum:
     DISCARD_BYTES_MAX = 262144  # of a body nobody wants: beyond, closing is cheaper
 
+    LINGERING_MAX = 64          # of those that were turned away: descriptors that nobody else can have
+
+cdef bytes TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 47\r\n"
+    b"Retry-After: 1\r\nConnection: close\r\n\r\n503 Service Unavailable: too many connections\r\n"
+)
 cdef bint HOST_BYTE[256]
 
 
@@ -38,7 +44,10 @@ cdef class Listener:
     cdef bint paused                # no descriptor is left, not even to turn somebody away with
     cdef list hosts                 # Host values that the story has approved; a few
     cdef Reactor reactor
-    cdef public int connections_max
+    cdef public int connections_max # one more is turned away; 0: as many as there are descriptors
+    cdef readonly int connections   # open now
+    cdef readonly int lingering     # turned away, and not gone yet
+    cdef readonly uint64_t turned_away
     cdef public int accepts_max     # taken per wake-up; few where other processes accept here too, so that all get some
 
     cdef bint knows_host(self, const char* p, Py_ssize_t n) noexcept:
@@ -72,12 +81,29 @@ cdef class Client(Wire):
     cdef bint served           # at least one request
     cdef bint trusted
     cdef bint broken           # the kernel says that the connection is dead
+    cdef bint turned_away      # there were too many: it is counted apart
     cdef Py_ssize_t resume     # where to look on for the end of a head
     cdef int peer_length
     cdef char peer[46]
     cdef uint8_t discard_kind
     cdef int64_t discard_left
     cdef Chunk discard_chunk
+
+    cdef void enter(self) noexcept:
+        """Counted from now on, and perhaps one too many."""
+        cdef Listener listener = self.listener
+        if listener.connections_max and listener.connections >= listener.connections_max:
+            self.turned_away = True
+            listener.turned_away += 1
+            listener.lingering += 1
+        else:
+            listener.connections += 1
+
+    cdef void leave(self) noexcept:
+        if self.turned_away:
+            self.listener.lingering -= 1
+        else:
+            self.listener.connections -= 1
 
     cdef int on_ready(self) except -1:
         cdef int rc
@@ -260,6 +286,18 @@ cdef class Client(Wire):
             self.reactor.count_refusal(status, reason)
         self.say_refusal(status, reason)
         return self.linger()
+
+    cdef int turn_away(self) except -1:
+        """One connection too many: it is told so at once, before it has said a word. TLS would have to be spoken first."""
+        if self.tls is not None:
+            self.shut()
+            return 0
+        self.write(TOO_MANY, len(TOO_MANY))
+        if self.listener.lingering <= LINGERING_MAX:
+            return self.linger()
+        c_recv(self.fd, self.reactor.scratch, PIECE_LARGE, 0)  # what is unread would turn our close into a reset
+        self.shut()
+        return 0
 
     cdef int close_politely(self) except -1:
         """Close once everything is sent; linger when the peer may still be sending."""

@@ -17,8 +17,8 @@ cdef class Endpoint:
     cdef readonly str url
     cdef readonly str pod
     cdef readonly bytes authority    # Host towards it
-    cdef readonly bytes prefix       # goes before every path
-    cdef readonly object tls_context
+    cdef public bytes prefix         # goes before every path
+    cdef public object tls_context   # of connections that are yet to be made
     cdef readonly str hostname
     cdef readonly int port
     cdef public bint live
@@ -27,6 +27,8 @@ cdef class Endpoint:
     cdef readonly int busy           # connections that serve an exchange
     cdef readonly int connecting
     cdef readonly int in_flight      # exchanges
+    cdef readonly int calls          # those among them that are no GET: a GET waits for events more than it works
+    cdef public int calls_max        # the fast lane gives it no more; 0: as many as there are
     cdef readonly int streams        # event streams among them
     cdef uint32_t moves              # how often its name has come to mean another address
     cdef readonly int waits_for_us   # does it hold pieces back until we acknowledge? (nagle.pyx)

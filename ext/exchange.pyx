@@ -533,6 +533,7 @@ cdef class Exchange:
         upstream.state = U_BUSY
         upstream.endpoint.busy += 1
         upstream.endpoint.in_flight += 1
+        upstream.endpoint.calls += self.method != M_GET
         undue(upstream)
         self.phase = P_SENT
         self.cursor = 0
@@ -549,6 +550,7 @@ cdef class Exchange:
         upstream.exchange = None
         upstream.endpoint.busy -= 1
         upstream.endpoint.in_flight -= 1
+        upstream.endpoint.calls -= self.method != M_GET
         if reusable and upstream.reusable and self.request_sent and not self.request_broken:
             self.reactor.give_back(upstream)
         else:

@@ -25,7 +25,7 @@ cdef class Reactor:
     cdef list endpoints
     cdef Endpoint gone              # stands where an endpoint was dropped
     cdef object sweeper
-    cdef DueList dues[DUES]
+    cdef DueList dues[2 * DUES]     # by kind; from DUES on, of those whose kind had a greater length when they came
     cdef uint64_t now_ms
     cdef uint32_t now_s             # on the route table's clock
     cdef uint64_t born_ms
@@ -107,6 +107,19 @@ cdef class Reactor:
         self.tick()
         return self.now_s
 
+    def set_seconds(self, *, double header_seconds, double body_seconds, double idle_seconds, double connect_seconds,
+                    double response_seconds):
+        """Other lengths, from now on: a wait that has begun ends when it would have ended."""
+        cdef int which
+        cdef uint64_t length_ms
+        for which, seconds in ((DUE_HEAD, header_seconds), (DUE_BODY, body_seconds), (DUE_IDLE, idle_seconds),
+                               (DUE_STALL, idle_seconds), (DUE_CONNECT, connect_seconds),
+                               (DUE_RESPONSE, response_seconds)):
+            length_ms = <uint64_t>(seconds * 1000)
+            if length_ms < self.dues[which].length_ms:
+                set_aside(self, which)
+            self.dues[which].length_ms = length_ms
+
     def close(self):
         """Close every socket at once."""
         cdef Wire wire
@@ -141,6 +154,8 @@ cdef class Reactor:
         if wire in self.wires:
             self.dead.append(wire)
             self.wires.discard(wire)
+            if isinstance(wire, Client):
+                (<Client>wire).leave()
 
     cdef void call_later(self, Client client) noexcept:
         if not self.later:
@@ -216,7 +231,7 @@ cdef class Reactor:
         cdef Wire wire
         cdef DueList* line
         self.tick()
-        for which in range(DUES):
+        for which in range(2 * DUES):
             line = &self.dues[which]
             while line.first != NULL:
                 wire = <Wire>line.first
@@ -224,7 +239,7 @@ cdef class Reactor:
                     break
                 undue(wire)
                 try:
-                    wire.on_due(which)
+                    wire.on_due(which % DUES)
                 except Exception:
                     self.fault(wire)
         for listener in self.listeners:
@@ -291,14 +306,24 @@ cdef class Reactor:
                 if listener.tls_context is not None:
                     client.tls = Tls(listener.tls_context, True, None)
                 self.watch(client)
+                client.enter()
             except Exception:
                 logger.exception("a new connection could not be set up")
                 client.shut()
                 continue
             due(client, DUE_HEAD)
             client.readable = client.writable = True
-            self.serve(client)
+            if client.turned_away:
+                self.turn_away(client)
+            else:
+                self.serve(client)
         return 0
+
+    cdef void turn_away(self, Client client) noexcept:
+        try:
+            client.turn_away()
+        except Exception:
+            self.fault(client)
 
     cdef void shed(self, Listener listener) noexcept:
         """No descriptor is left: take the connection with the reserve and close it, rather than spin on it."""

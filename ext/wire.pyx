@@ -32,6 +32,7 @@ cdef class Wire:
     # deadlines.pyx
     cdef uint64_t due_ms
     cdef int due_list
+    cdef bint due_older     # under a length that has shrunk since
     cdef PyObject* due_next
     cdef PyObject* due_previous
 
