@@ -285,8 +285,9 @@ class Fleet:
         """Over all proxies."""
         return sum(proxy.metrics().value(name, **labels) for proxy in self.proxies)
 
-    def begin(self) -> None:
-        """Nothing of the last test is left, and every replica lives and is known to."""
+    def begin(self, *, empty: bool = True) -> None:
+        """Nothing of the last test is left, and every replica lives and is known to. `empty`: the caches hold nothing
+        either, so that least-sessions counts from zero (a proxy keeps what ended while it did not hear of it)."""
         for replica in self.replicas:
             if not replica.alive:
                 replica.start()
@@ -295,6 +296,8 @@ class Fleet:
             self.redis.execute("DEL", *names)  # by name, so that the proxies hear of each
         for proxy in self.proxies:
             actors_wire._await(lambda proxy=proxy: are_live(proxy), actors_wire.WAIT_SECONDS_MAX, "all replicas live")
+            if not empty:
+                continue
             actors_wire._await(
                 lambda proxy=proxy: proxy.metrics().value("fastproxy_sessions_active") == 0,
                 actors_wire.WAIT_SECONDS_MAX,
