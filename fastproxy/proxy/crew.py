@@ -9,11 +9,11 @@ tried. Numbers that only the supervisor knows replace those of the workers.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import prometheus_client
-from prometheus_client import registry
+from prometheus_client import core, registry
 
 from fastproxy import errors, telemetry
 from fastproxy.config import schema
@@ -97,18 +97,20 @@ class Sessions:
 
 
 class Crew:
-    """All workers that serve. `draining` is set by who begins the drain."""
+    """All workers that serve. `draining` is set by who begins the drain, `deaths_total` by who buries."""
 
     def __init__(self, config: schema.ServeConfig, sessions: store.SessionStore, drain: Callable[[], None]) -> None:
         self.config = config
         self.drain = drain
         self.draining = False
+        self.deaths_total = 0
         self.backends = Replicas()
         self.book = Sessions(sessions, self.backends)
         self.members: dict[object, channel.Channel] = {}
         self._reports: dict[object, worker.Report] = {}
         self._own = registry.CollectorRegistry()  # of the supervisor itself
         prometheus_client.ProcessCollector(registry=self._own)
+        self._own.register(Heads(self))
         self._fleet = fleet.Fleet(self._now)
         self._registry = registry.CollectorRegistry()
         self._registry.register(self._fleet)
@@ -193,3 +195,25 @@ class Crew:
             for replica in self.backends.all():
                 ours["fastproxy_backend_sessions", replica.url] = float(replica.sessions)
         return ours
+
+
+class Heads(registry.Collector):
+    """How many workers there are, and how many there were."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def describe(self) -> Iterable[core.Metric]:
+        """Read at the scrape, like all others."""
+        return ()
+
+    def collect(self) -> Iterator[core.Metric]:
+        server = self._crew.config.name
+        serving = core.GaugeMetricFamily("fastproxy_workers", "Workers that serve (--workers).", labels=("server",))
+        serving.add_metric((server,), len(self._crew.members))
+        yield serving
+        died = core.CounterMetricFamily(
+            "fastproxy_worker_deaths_total", "Workers that ended unasked and were replaced.", labels=("server",)
+        )
+        died.add_metric((server,), self._crew.deaths_total)
+        yield died

@@ -76,6 +76,8 @@ class Supervisor:
         await self._open_store()
         self._catch_signals()
         keepers = [self._tasks.start(self._keep(seat), name=f"keep worker {seat.number}") for seat in self._seats]
+        for keeper in keepers:
+            keeper.add_done_callback(self._on_keeper_end)
         try:
             announcement = self._tasks.start(self._announce(self._data, pages), name="announce")
             code = await self._done
@@ -141,6 +143,7 @@ class Supervisor:
             words = await self._run_worker(seat)
             if self._leaving:
                 return
+            self._crew.deaths_total += 1
             served = seat.served_at is not None
             logger.error("worker %s: worker=%d reason=%s", "died" if served else "did not start", seat.number, words)
             if seat.served_at is not None and loop.time() - seat.served_at >= STEADY_SECONDS:
@@ -157,21 +160,20 @@ class Supervisor:
     async def _run_worker(self, seat: "Seat") -> str:
         """One worker's life; why it ended."""
         assert self._data is not None
+        seat.clear()
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-P", "-m", worker.__name__, str(theirs.fileno()), str(self._data.fileno()), str(os.getpid())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self._data.fileno()),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # what we are, it is
-            )
-        seat.sit_down(process)
+        try:
+            with theirs:
+                seat.process = process = await start(theirs.fileno(), self._data.fileno())
+        except OSError as error:
+            ours.close()
+            return f"no process could be started: {error.strerror or error}"
+        ended = asyncio.Event()
         line = channel.Channel(
             worker.TO_SUPERVISOR,
             serve=lambda question: self._answer(seat, question),
             hear=lambda notice: self._hear(seat, notice),
-            lost=lambda: self._abandon(process),
+            lost=ended.set,
             start_task=self._tasks.start,
         )
         await line.open(ours)
@@ -180,8 +182,9 @@ class Supervisor:
             seat.kill()
         line.tell(worker.Begin(pickle.dumps(self.config)))
         slow = asyncio.get_running_loop().call_later(START_SECONDS_MAX, seat.kill_unless_serving)
-        code = await process.wait()
+        await ended.wait()  # all that it had to say has been heard by then
         slow.cancel()
+        code = await self._bury(process)
         seat.idle = True
         self._finish_together()
         self._crew.dismiss(seat)
@@ -190,9 +193,13 @@ class Supervisor:
         line.close()
         return seat.refused or (f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
 
-    def _abandon(self, process: asyncio.subprocess.Process) -> None:
-        """Nothing can be said to a worker any more: it is about to end, or must."""
-        asyncio.get_running_loop().call_later(LAST_SECONDS_MAX, kill, process)
+    async def _bury(self, process: asyncio.subprocess.Process) -> int:
+        """Nothing can be said to a worker any more: it is about to end, or must. Its exit code."""
+        try:
+            return await asyncio.wait_for(process.wait(), LAST_SECONDS_MAX)
+        except TimeoutError:
+            kill(process)
+            return await process.wait()
 
     async def _answer(self, seat: "Seat", question: shared.Question) -> object:
         if self._host is None:
@@ -223,7 +230,13 @@ class Supervisor:
                 if seat.line is not None:
                     seat.line.tell(worker.Finish())
 
-    def _give_up(self, error: errors.StartError) -> None:
+    def _on_keeper_end(self, keeper: asyncio.Task[None]) -> None:
+        """A fault of ours there would leave a seat empty for good, unseen."""
+        error = None if keeper.cancelled() else keeper.exception()
+        if error is not None:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
         if not self._done.done():
             self._done.set_exception(error)
 
@@ -272,9 +285,9 @@ class Supervisor:
         self._leaving = True
         assert self._data is not None
         self._data.close()
+        endings = [seat.process.wait() for seat in self._seats if seat.process is not None and seat.is_serving]
         for seat in self._seats:
             seat.dismiss()
-        endings = [seat.process.wait() for seat in self._seats if seat.process is not None]
         try:
             async with asyncio.timeout(self.config.drain_timeout + server.CUT_SECONDS_MAX + SPARE_SECONDS):
                 codes = await asyncio.gather(*endings)
@@ -290,6 +303,23 @@ class Supervisor:
             self._done.set_result(code)
 
 
+async def start(channel_fd: int, data_fd: int) -> asyncio.subprocess.Process:
+    """A worker's process. It imports what we have imported, from wherever that came."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-m", worker.__name__, str(channel_fd), str(data_fd), str(os.getpid())),
+        stdin=asyncio.subprocess.DEVNULL,
+        pass_fds=(channel_fd, data_fd),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """At once, if it is not dead already."""
+    if process.returncode is None:
+        process.kill()
+
+
 class Seat:
     """Where a worker is, and after it the one that replaces it."""
 
@@ -302,17 +332,22 @@ class Seat:
         self.idle = False  # in a drain: nothing is left but streams on which nothing happens
         self.refused = ""  # why the worker said that it can't begin
 
-    def sit_down(self, process: asyncio.subprocess.Process) -> None:
-        """A new worker: nothing is known of it."""
-        self.process = process
+    def clear(self) -> None:
+        """For a new worker: nothing is known of it."""
+        self.process = None
         self.line = None
         self.served_at = None
         self.idle = False
         self.refused = ""
 
+    @property
+    def is_serving(self) -> bool:
+        """It has begun, and has not ended."""
+        return self.served_at is not None and self.process is not None and self.process.returncode is None
+
     def dismiss(self) -> None:
         """Let the worker finish; one that has not begun to serve has nothing to finish."""
-        if self.served_at is not None and self.line is not None:
+        if self.is_serving and self.line is not None:
             self.line.tell(worker.Drain())
         else:
             self.kill()
@@ -326,9 +361,3 @@ class Seat:
         """At once. It may be dead already."""
         if self.process is not None:
             kill(self.process)
-
-
-def kill(process: asyncio.subprocess.Process) -> None:
-    """At once, if it is not dead already."""
-    if process.returncode is None:
-        process.kill()

@@ -243,6 +243,8 @@ def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
                 assert after.as_dict()[name, labels] >= number, f"{name}{dict(labels)} has gone down"
         assert [fleet.count(0, session) > served[session] for session in sessions] == [True] * 8, "no state was lost"
         assert len(fleet.got("POST", "initialize")) == 8, "and nothing was recovered, for nothing was gone"
+        assert after.value("fastproxy_workers") == 2
+        assert after.value("fastproxy_worker_deaths_total") == 1
         assert "worker died: worker=" in proxy.stderr
         assert "reason=SIGKILL" in proxy.stderr
 
