@@ -10,9 +10,10 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
-from fastproxy.config import address, backend, document, store_url
+from fastproxy.config import address, backend, document, store_url, units
 
 Problem = tuple[str, str]
+END_SECONDS = 5.0  # from the end of a drain to that of the process: streams are cut, the store is told, Python ends
 SECRET_BYTES_MAX = 4096  # a password file; more is the wrong file
 
 
@@ -30,12 +31,29 @@ def find_gaps(values: Mapping[str, object]) -> Iterator[Problem]:
 
 def find_doubts(values: Mapping[str, object]) -> Iterator[Problem]:
     """What is allowed and probably not meant."""
+    yield from _doubt_grace(values)
     for one in _list_backends(values):
         if isinstance(one, backend.StaticBackend) and one.path.endswith(("/mcp", "/sse")):
             yield (
                 "backend",
                 f"{one.path} is put in front of the request's path (a request to /mcp goes to {one.path}/mcp)",
             )
+
+
+def _doubt_grace(values: Mapping[str, object]) -> Iterator[Problem]:
+    grace, delay, timeout = (values.get(name) for name in ("grace_period", "drain_delay", "drain_timeout"))
+    if not (isinstance(grace, float) and isinstance(delay, float) and isinstance(timeout, float)):
+        return
+    needed = delay + timeout + END_SECONDS
+    if needed > grace:
+        left = grace - delay - END_SECONDS
+        other = f", or drain_timeout to at most {units.show_duration(left)}" if left >= 0 else ""
+        yield (
+            "grace_period",
+            f"{units.show_duration(grace)} are too short for drain_delay {units.show_duration(delay)}, drain_timeout "
+            f"{units.show_duration(timeout)} and {units.show_duration(END_SECONDS)} to end: set the platform's grace "
+            f"period to at least {units.show_duration(needed)}{other}",
+        )
 
 
 def read_secret_file(path: str) -> str:

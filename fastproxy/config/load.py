@@ -20,7 +20,7 @@ from fastproxy import errors
 from fastproxy.config import check, document, schema, setting, store_url, units
 
 # Read elsewhere, or by the code that wraps us; no setting of a file, and no spelling mistake.
-_OTHER_VARIABLES = frozenset({"FASTPROXY_DEBUG", "FASTPROXY_SANITIZE", "FASTPROXY_GRACE_PERIOD"})
+_OTHER_VARIABLES = frozenset({"FASTPROXY_DEBUG", "FASTPROXY_SANITIZE"})
 # What Kubernetes puts into a container for a Service called fastproxy…
 _SERVICE_VARIABLE = re.compile(
     r"FASTPROXY\w*_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)|FASTPROXY_PORT"
@@ -57,14 +57,18 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
 
     The file is the one that a flag or the environment names. errors.ConfigError holds every problem.
     """
-    named = flags.get("config") or environ.get(schema.SETTINGS["config"].variable)
-    gathered = _gather(flags, environ, str(named) if named else "")
+    gathered = _gather(flags, environ, find_file(flags, environ))
     gathered.add(check.find_gaps(gathered.settings))
     if gathered.problems:
         raise errors.ConfigError(gathered.problems)
     settings = gathered.settings
     settings["key_prefix"] = settings["key_prefix"].replace("{name}", settings["name"])
     return Loaded(schema.ServeConfig(**settings), (*_find_misspelt(environ), *gathered.find_doubts()))
+
+
+def find_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> str:
+    """The name of the file that a flag or the environment names; empty: none."""
+    return str(flags.get("config") or environ.get(schema.SETTINGS["config"].variable) or "")
 
 
 def validate(file: str) -> tuple[str, ...]:

@@ -265,6 +265,32 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "larger request heads get 431",
         ),
     ] = 32 << 10
+    max_connections: Annotated[
+        int | None,
+        describe(
+            "Timeouts and limits",
+            units.count(minimum=1, maximum=10_000_000),
+            "clients' connections at a time and process, idle ones included; one more is told 503 and closed",
+            default="half of what ulimit -n leaves, since each may need one to a replica",
+        ),
+    ] = None
+    max_requests_per_backend: Annotated[
+        int,
+        describe(
+            "Timeouts and limits",
+            units.count(minimum=0, maximum=10_000_000),
+            "requests but GET that a process has under way at one replica; one more goes to another replica, or is "
+            "told 503 where its session is pinned; 0: no bound, as nobody but you knows what a replica bears",
+        ),
+    ] = 0
+    max_new_sessions_per_second: Annotated[
+        int,
+        describe(
+            "Timeouts and limits",
+            units.count(minimum=0, maximum=10_000_000),
+            "a process opens no more, a second's worth at once at the most; the others get 429; 0: no bound",
+        ),
+    ] = 0
 
     allowed_host: Annotated[
         tuple[str, ...],
@@ -328,6 +354,16 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             "Lifecycle", _TIME_OR_NONE, "after that: how long open streams may go on before they are ended cleanly"
         ),
     ] = 25.0
+    grace_period: Annotated[
+        float | None,
+        describe(
+            "Lifecycle",
+            _TIME,
+            "what the platform leaves between SIGTERM and SIGKILL (terminationGracePeriodSeconds); a drain that would "
+            "not fit into it is warned of at start",
+            flag=False,
+        ),
+    ] = None
     fast_lane: Annotated[
         bool,
         describe(

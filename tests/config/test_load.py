@@ -269,9 +269,7 @@ def test_a_misspelt_variable_is_a_warning_and_foreign_ones_are_not() -> None:
     environ = {
         "FASTPROXY_SESION_TTL": "5s",
         "FASTPROXY_BACKENDS": "http://a:1",
-        **dict.fromkeys(
-            ("FASTPROXY_DEBUG", "FASTPROXY_SANITIZE", "FASTPROXY_GRACE_PERIOD", "FASTPROXY_FAST_LANE"), "1"
-        ),
+        **dict.fromkeys(("FASTPROXY_DEBUG", "FASTPROXY_SANITIZE", "FASTPROXY_FAST_LANE"), "1"),
         # what Kubernetes adds for a Service called fastproxy, and one called fastproxy-admin
         "FASTPROXY_PORT": "tcp://10.0.0.1:80",
         "FASTPROXY_SERVICE_HOST": "10.0.0.1",
@@ -323,3 +321,41 @@ def test_whatever_a_source_holds_comes_out_as_a_configuration_or_as_lines(values
             assert error.problems and all(problem.isprintable() for problem in error.problems)
         else:
             assert config.effective()
+
+
+# ---- the time that the platform gives
+
+
+@pytest.mark.parametrize(
+    ("grace", "advice"),
+    [
+        pytest.param("30s", ["to at least 35s", "drain_timeout to at most 20s"], id="Kubernetes' own default"),
+        pytest.param("10", ["to at least 35s", "drain_timeout to at most 0s"], id="plain seconds"),
+        pytest.param("5s", ["to at least 35s"], id="shorter than the delay"),
+    ],
+)
+def test_a_drain_that_does_not_fit_into_the_grace_period_is_one_warning_with_what_to_set(
+    grace: str, advice: list[str]
+) -> None:
+    (warning,) = load.load(ONE, {"FASTPROXY_GRACE_PERIOD": grace}).warnings
+    assert warning.startswith("FASTPROXY_GRACE_PERIOD: ")
+    assert all(words in warning for words in advice), warning
+    assert ("drain_timeout to at most" in warning) == (len(advice) == 2)
+
+
+@pytest.mark.parametrize(
+    ("grace", "flags"),
+    [
+        pytest.param("35s", {}, id="it just fits"),
+        pytest.param("30s", {"drain_timeout": "20s"}, id="as advised"),
+        pytest.param("", {}, id="not known"),
+    ],
+)
+def test_a_drain_that_fits_into_the_grace_period_is_no_warning(grace: str, flags: dict[str, object]) -> None:
+    assert load.load(ONE | flags, {"FASTPROXY_GRACE_PERIOD": grace}).warnings == ()
+
+
+@pytest.mark.parametrize("grace", ["soon", "-1s", "0", "1d"])
+def test_a_grace_period_that_is_no_duration_is_a_problem(grace: str) -> None:
+    (problem,) = find_problems(ONE, {"FASTPROXY_GRACE_PERIOD": grace})
+    assert problem.startswith("FASTPROXY_GRACE_PERIOD: expected a duration")
