@@ -327,15 +327,16 @@ cdef class Reactor:
 
     cdef void shed(self, Listener listener) noexcept:
         """No descriptor is left: take the connection with the reserve and close it, rather than spin on it."""
-        cdef int fd
+        cdef int fd, error
         if self.reserve >= 0:
             c_close(self.reserve)
         fd = fp_accept(listener.fd)
+        error = errno
         if fd >= 0:
             self.refused_accepts += 1
             c_close(fd)
         self.fill_reserve()
-        if fd < 0 and (errno == EMFILE or errno == ENFILE):
+        if fd < 0 and (error == EMFILE or error == ENFILE):
             listener.paused = True
             self.arm(listener)
 
@@ -431,12 +432,25 @@ cdef class Reactor:
         self.closing = True
         for listener in list(self.listeners):
             if listener.fast_lane or listener.tag != "admin":
+                self.accept_last(listener)
                 self.drop_listener(listener)
         for wire in list(self.wires):
             if isinstance(wire, Client):
                 client = wire
-                if client.state == CLIENT_HEAD and client.inbox.data == NULL and client.listener.tag != "admin":
+                # One that has never been served is about to ask; its answer will say `close`.
+                if client.state == CLIENT_HEAD and client.inbox.data == NULL and client.served \
+                        and client.listener.tag != "admin":
                     client.close_politely()
+
+    cdef int accept_last(self, Listener listener) except -1:
+        """Whom the kernel has accepted in our name already would be reset with the listening socket."""
+        cdef uint64_t before
+        while listener.fd >= 0:
+            before = self.accepted
+            self.accept(listener)
+            if self.accepted == before:
+                break
+        return 0
 
     def exchanges(self):
         """[Exchange] in flight now."""
@@ -444,14 +458,18 @@ cdef class Reactor:
                 if isinstance(wire, Client) and (<Client>wire).exchange is not None]
 
     @property
-    def unsent(self):
-        """Clients whose exchange is over and who have not taken the end of their answer yet."""
+    def loose_ends(self):
+        """What goes on beside `exchanges`: clients that have not taken the end of their answer yet, and calls whose
+        clients have left (the backend's work on them goes on)."""
         cdef Client client
-        cdef int found = 0
+        cdef int found = self.in_flight
         for wire in self.wires:
-            if isinstance(wire, Client):
+            if isinstance(wire, Client) and (<Client>wire).listener.counted:
                 client = wire
-                found += client.exchange is None and client.outbox.data != NULL and client.listener.counted
+                if client.exchange is not None:
+                    found -= 1
+                elif client.outbox.data != NULL:
+                    found += 1
         return found
 
     # ---- counting

@@ -153,11 +153,11 @@ class Server:
         while loop.time() < end:
             running = self._running()
             idle = all(exchange.event_stream and exchange.method_name == "GET" for exchange in running)
-            if self.agree(idle and not self.plane.reactor.unsent):
+            if self.agree(idle and not self.plane.reactor.loose_ends):
                 break
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         end = loop.time() + CUT_SECONDS_MAX
-        while (self._running() or self.plane.reactor.unsent) and loop.time() < end:
+        while (self._running() or self.plane.reactor.loose_ends) and loop.time() < end:
             for exchange in self._running():
                 exchange.cut()
             await asyncio.sleep(DRAIN_STEP_SECONDS)
