@@ -136,6 +136,38 @@ def test_a_request_on_a_connection_that_lives_is_served_with_close() -> None:
         assert lane.proxy.wait(5) == 0
 
 
+def test_a_call_whose_client_has_left_finishes() -> None:
+    """Its client does not wait for it any more, but what it does at the backend is not to be cut off."""
+    with draining() as lane:
+        client = lane.client()
+        act = Held(b"", told.OK)
+        begin(lane, client, act, lane.post())
+        client.reset()
+        lane.proxy.signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert lane.proxy.alive
+        assert [connection.ended_by for connection in lane.stage.connections] == [None]
+        act.go_on.set()
+        assert lane.proxy.wait(5) == 0
+
+
+def test_whom_the_kernel_has_accepted_is_served() -> None:
+    """Their requests lie in the backlog of a socket that is about to be closed."""
+    with draining("150ms") as lane:
+        lane.proxy.signal(signal.SIGTERM)
+        time.sleep(0.05)
+        lane.proxy.freeze()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(lane.client()) for _ in range(100)]
+            for client in clients:
+                client.send(lane.post())
+            time.sleep(0.2)  # by now the listening socket should have been closed
+            lane.proxy.thaw()
+            closing = told.OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+            assert {client.rest() for client in clients} <= {told.OK, closing}
+        assert lane.proxy.wait(5) == 0
+
+
 def test_a_second_signal_ends_at_once_with_1() -> None:
     with draining("5s") as lane, lane.client() as client:
         begin(lane, client, Held(b"", told.OK), lane.post())
@@ -200,18 +232,11 @@ FIRST_PARTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "flags"),
-    [
-        pytest.param("GET", [], id="a stream"),
-        pytest.param("POST", [], id="a call on the fast lane"),
-        pytest.param("POST", ["--no-fast-lane"], id="a call in the story"),
-    ],
-)
+@pytest.mark.parametrize("kind", ["GET", "POST"], ids=["a stream", "a call on the fast lane"])
 @pytest.mark.parametrize(("first", "rest"), FIRST_PARTS.values(), ids=FIRST_PARTS.keys())
-def test_a_stream_ends_after_a_whole_event(first: bytes, rest: bytes, kind: str, flags: list[str]) -> None:
+def test_a_stream_ends_after_a_whole_event(first: bytes, rest: bytes, kind: str) -> None:
     """With its final chunk; what the backend still says of the event under way is waited for."""
-    with draining("50ms", "10s" if kind == "GET" else "300ms", *flags) as lane, lane.client() as client:
+    with draining("50ms", "10s" if kind == "GET" else "300ms") as lane, lane.client() as client:
         act = Held(first, rest)
         fields = {**STREAM, "Mcp-Session-Id": lane.session}
         begin(lane, client, act, lane.plain("GET", "/mcp", fields) if kind == "GET" else lane.post())
