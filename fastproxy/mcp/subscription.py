@@ -30,7 +30,7 @@ class Kind(enum.Enum):
 def kind_of(event: bytes) -> Kind:
     """What this whole event is."""
     message = _message(event)
-    if message is None:
+    if not message:
         return Kind.NOTHING
     read = envelope.read(message)
     if read is not None and read.method is None and envelope.outcome(message) != (None, None):

@@ -101,6 +101,7 @@ class _Leg:
         self.replica = replica
         self.tries = tries  # in vain, before this one
         self.task: asyncio.Task[None] | None = None
+        self.reached = True
         self.fields: list[tuple[bytes, bytes]] = []
         self.acknowledged = b""
         self.refusal: tuple[int, bytes] | None = None
@@ -177,6 +178,8 @@ class _Merged:
                 status, body = leg.refusal
                 fields = [(n, v) for n, v in leg.fields if n.lower() not in _OWN_FIELDS]
                 return self._exchange.answer(status, fields, body)
+        if any(leg.reached for leg in self._legs.values()):
+            raise reply.backend_lost()
         raise reply.backend_unreachable(self._last_error)
 
     async def _send(self, event: bytes) -> None:
@@ -231,6 +234,7 @@ class _Merged:
                 stream.close()
         except dialogue.DialogueFailed as error:
             leg.error = f"{leg.replica.url}: {error}"
+            leg.reached = not isinstance(error, dialogue.NotConnected)
         except core.ExchangeOver:
             leg.error = "the client has gone"
         finally:
@@ -254,6 +258,8 @@ class _Merged:
                 leg.refusal = (200, event)
                 return
             if kind is subscription.Kind.NEWS:
+                if not leg.acknowledged:
+                    raise dialogue.DialogueFailed("news came before the acknowledgement")
                 await self._speaking.wait()
                 await self._send(event)
             elif not leg.acknowledged:

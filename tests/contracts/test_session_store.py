@@ -60,6 +60,29 @@ async def test_unusual_ids_are_kept_apart_from_plain_ones(place: Any, session_id
         assert await here.load(session_id) is None
 
 
+async def test_a_string_is_remembered_for_every_proxy_until_another_takes_its_place(place: Any) -> None:
+    async with place.opened(2) as (here, there):
+        assert await there.recall("ab12") is None
+        await here.remember("ab12", "http://127.0.0.2:8000", 60)
+        assert await there.recall("ab12") == "http://127.0.0.2:8000"
+        await there.remember("ab12", "http://127.0.0.3:8000", 60)
+        assert await here.recall("ab12") == "http://127.0.0.3:8000"
+        assert await here.recall("ab13") is None
+
+
+async def test_what_is_remembered_is_forgotten_in_time_and_is_no_session(place: Any) -> None:
+    async with place.opened() as (store,):
+        await store.remember("ab12", "soon gone", 0.2)
+        await store.remember("cd34", "stays", 60)
+        assert await store.load("ab12") is None
+        assert await store.create(session("cd34")), "a session of that name is another thing"
+        assert await everything(store, 10) == ["cd34"]
+        await asyncio.sleep(0.3)
+        assert await store.recall("ab12") is None
+        assert await store.delete("cd34")
+        assert await store.recall("cd34") == "stays"
+
+
 async def test_of_twenty_concurrent_creators_one_wins(place: Any) -> None:
     async with place.opened(4) as stores:
         makers = [session("s-1", backend_url=f"http://127.0.0.2:{number}") for number in range(20)]
