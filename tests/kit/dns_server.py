@@ -51,7 +51,7 @@ class _Illness(msgspec.Struct, frozen=True):
     ending: str  # of the names that it takes
     record_type: str | None  # None: all
     every: int  # 1: each question, 2: every second one
-    seconds: float  # for so long ill, then as long well; nought: always ill
+    seconds: float  # for so long ill, then for twice as long well; nought: always ill
     since: float
 
 
@@ -120,14 +120,14 @@ class DnsServer:
         self, kind: str, *, ending: str = "", record_type: str | None = None, every: int = 1, seconds: float = 0
     ) -> None:
         """From now on it answers so: all questions, or those of names that end so, of one type, every n-th, or for so
-        many seconds and then for as many not."""
+        many seconds and then for twice as many not."""
         assert kind in ILLNESSES
         with self._lock:
             self._turns = 0
             self._illness = _Illness(kind, _key(ending), record_type, every, seconds, time.monotonic())
 
-    def flap(self, kind: str = "NXDOMAIN", *, ending: str = "", seconds: float = 0.8) -> None:
-        """Ill for so long, well for so long, and so on."""
+    def flap(self, kind: str = "NXDOMAIN", *, ending: str = "", seconds: float = 1.5) -> None:
+        """Ill for so long, well for twice as long, and so on: whoever asks each second hears the truth in between."""
         self.fall_ill(kind, ending=ending, seconds=seconds)
 
     def recover(self) -> None:
@@ -188,7 +188,7 @@ class DnsServer:
         ill = self._illness
         if ill is None or not name.endswith(ill.ending) or ill.record_type not in (None, record_type):
             return None
-        if ill.seconds and int((time.monotonic() - ill.since) / ill.seconds) % 2:
+        if ill.seconds and int((time.monotonic() - ill.since) / ill.seconds) % 3:
             return None
         self._turns += 1
         return ill.kind if self._turns % ill.every == 0 else None
