@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 STARTS_MAX = 5  # in a row, of one worker, while no other serves: then it will not get better
 PAUSE_SECONDS = 0.1  # after the first start in vain; doubles
 PAUSE_SECONDS_MAX = 5.0
-START_SECONDS_MAX = 30.0  # Python and our imports take half a second of a free processor
+START_SECONDS_MAX = 30.0  # Python and our imports take half a second of a free processor; for each worker one more
 STEADY_SECONDS = 1.0  # who has served so long is replaced at once when it dies
 LAST_SECONDS_MAX = 1.0  # from the end of a worker's channel to its own
 SPARE_SECONDS = 3.0  # for a worker to end, after what its own drain may take
@@ -66,6 +66,7 @@ class Supervisor:
         self._data: socket.socket | None = None
         self._done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._signals = 0
+        self._start_seconds_max = START_SECONDS_MAX + config.workers
         self._leaving = False  # who ends now is not replaced
 
     async def run(self) -> int:
@@ -77,9 +78,10 @@ class Supervisor:
         self._catch_signals()
         keepers = [self._tasks.start(self._keep(seat), name=f"keep worker {seat.number}") for seat in self._seats]
         for keeper in keepers:
-            keeper.add_done_callback(self._on_keeper_end)
+            keeper.add_done_callback(self._on_task_end)
         try:
             announcement = self._tasks.start(self._announce(self._data, pages), name="announce")
+            announcement.add_done_callback(self._on_task_end)
             code = await self._done
             announcement.cancel()
             return code
@@ -150,7 +152,7 @@ class Supervisor:
                 in_vain, pause_seconds = 0, PAUSE_SECONDS
                 continue
             in_vain = 0 if served else in_vain + 1
-            hopeless = seat.refused or in_vain >= STARTS_MAX or loop.time() - began >= START_SECONDS_MAX
+            hopeless = seat.refused or in_vain >= STARTS_MAX or loop.time() - began >= self._start_seconds_max
             if hopeless and not self._crew.members:
                 self._give_up(errors.StartError(words if seat.refused else f"no worker comes up: {words}"))
                 return
@@ -181,7 +183,7 @@ class Supervisor:
         if self._leaving:
             seat.kill()
         line.tell(worker.Begin(pickle.dumps(self.config)))
-        slow = asyncio.get_running_loop().call_later(START_SECONDS_MAX, seat.kill_unless_serving)
+        slow = asyncio.get_running_loop().call_later(self._start_seconds_max, seat.kill_unless_serving)
         await ended.wait()  # all that it had to say has been heard by then
         slow.cancel()
         code = await self._bury(process)
@@ -230,9 +232,9 @@ class Supervisor:
                 if seat.line is not None:
                     seat.line.tell(worker.Finish())
 
-    def _on_keeper_end(self, keeper: asyncio.Task[None]) -> None:
-        """A fault of ours there would leave a seat empty for good, unseen."""
-        error = None if keeper.cancelled() else keeper.exception()
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """A fault of ours would leave a seat empty for good, or no admin address, and nobody would see it."""
+        error = None if task.cancelled() else task.exception()
         if error is not None:
             self._give_up(error)
 

@@ -201,9 +201,6 @@ def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
     with crew() as fleet:
         (proxy,) = fleet.proxies
         sessions = [fleet.open() for _ in range(8)]
-        victim = workers_of(proxy)[0]
-        held = {inode for inode in sockets_of(victim)}
-        assert held
         stop = time.monotonic() + 4.0
         kill_at = time.monotonic() + 1.0
         lost: list[str] = []
@@ -229,10 +226,13 @@ def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
             users = [threads.submit(use, session) for session in sessions]
             time.sleep(kill_at - time.monotonic())
             before = proxy.metrics()
+            held = {pid: connections_of(pid, port_of(proxy)) for pid in workers_of(proxy)}
+            assert sum(held.values()) == len(sessions)
+            victim = max(held, key=held.__getitem__)
             os.kill(victim, signal.SIGKILL)
             for user in users:
                 user.result()
-        assert len(lost) == len(set(lost)) <= len(sessions), "a connection is lost once, and not again"
+        assert len(lost) == len(set(lost)) == held[victim], "the connections that it had, and no other"
         assert all(calls > 50 for calls in served.values())
         fleets.await_that(lambda: is_ready(proxy), "the worker is replaced")
         assert len(workers_of(proxy)) == 2
@@ -249,15 +249,18 @@ def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
         assert "reason=SIGKILL" in proxy.stderr
 
 
-def sockets_of(pid: int) -> set[str]:
-    """The sockets that a process has open."""
-    found = set()
+def port_of(proxy: kit.Proxy) -> int:
+    return int(proxy.origin.rpartition(":")[2])
+
+
+def connections_of(pid: int, port: int) -> int:
+    """How many connections from clients a worker has: established ones of that port whose inode it holds."""
+    held = set()
     for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            target = os.readlink(entry)
-            if target.startswith("socket:"):
-                found.add(target)
-    return found
+            held.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" and row[9] in held for row in rows)
 
 
 def test_all_workers_killed_at_once_are_replaced_and_no_session_is_lost() -> None:
