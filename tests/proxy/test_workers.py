@@ -144,6 +144,26 @@ def test_with_redis_each_worker_speaks_to_it_itself(redis: redis_server.RedisSer
         assert fleet.count(0, sessions[1]) == 9
 
 
+def test_a_store_that_is_away_at_first_makes_it_ready_when_all_workers_have_it() -> None:
+    with redis_server.RedisServer() as server:
+        server.stop()
+        with (
+            fleets.replicas() as replicas,
+            kit.proxies(1, backends=replicas, store=server.url, flags=FLAGS, await_readyz=False) as proxies,
+        ):
+            fleet = fleets.Fleet(proxies, replicas, server, fast=True)
+            status, said = proxies[0].readiness()
+            assert (status, said["reasons"]) == (503, ["session_store_unavailable"])
+            assert len(workers_of(proxies[0])) == 2, "they serve all the same"
+            opened = fleet.open()
+            server.start()
+            fleets.await_that(lambda: is_ready(proxies[0]), "ready")
+            fleets.await_that(lambda: fleet.keys() == [opened], "what was opened meanwhile is written")
+            for number in range(1, 9):
+                assert fleet.count(0, opened) == number
+            assert proxies[0].metrics().value("fastproxy_store_available") == 1
+
+
 # ---- the admin address
 
 
