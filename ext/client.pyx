@@ -107,6 +107,7 @@ cdef class Client(Wire):
 
     cdef int on_ready(self) except -1:
         cdef int rc
+        cdef Exchange exchange = self.exchange  # held here: it may end, and nobody else would hold it then
         if self.tls is not None and self.tls.shaking:
             rc = self.tls.shake(self)
             if rc < 0:
@@ -119,9 +120,9 @@ cdef class Client(Wire):
             if rc < 0:
                 return self.gone()
             if rc == 1:
-                if self.state == CLIENT_BUSY and self.exchange is not None:
+                if self.state == CLIENT_BUSY and exchange is not None:
                     undue(self)
-                    self.exchange.pump_answer()
+                    exchange.pump_answer()
                 elif self.state == CLIENT_CLOSING:
                     return self.close_politely()
         if self.closed:
@@ -151,8 +152,9 @@ cdef class Client(Wire):
         return 0
 
     cdef int gone(self) except -1:
-        if self.exchange is not None:
-            return self.exchange.client_gone()
+        cdef Exchange exchange = self.exchange  # held here, as in on_ready
+        if exchange is not None:
+            return exchange.client_gone()
         self.shut()
         return 0
 
@@ -381,16 +383,17 @@ cdef class Client(Wire):
                 return 0
 
     cdef int on_due(self, int which) except -1:
+        cdef Exchange exchange = self.exchange  # held here, as in on_ready
         if which == DUE_HEAD and (buffer_size(&self.inbox) or not self.served):
             if buffer_size(&self.inbox):
                 return self.refuse(408, b"the head took too long")
-        elif which == DUE_BODY and self.state == CLIENT_BUSY and self.exchange is not None:
-            return self.exchange.refuse(408, b"the body took too long")
+        elif which == DUE_BODY and self.state == CLIENT_BUSY and exchange is not None:
+            return exchange.refuse(408, b"the body took too long")
         elif which == DUE_BODY and self.state == CLIENT_HEAD:
             return self.refuse(408, b"the body took too long")
-        elif which == DUE_STALL and self.exchange is not None:
+        elif which == DUE_STALL and exchange is not None:
             self.reactor.stalls += 1
-            return self.exchange.client_gone()
+            return exchange.client_gone()
         self.shut()
         return 0
 

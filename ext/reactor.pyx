@@ -123,6 +123,7 @@ cdef class Reactor:
     def close(self):
         """Close every socket at once."""
         cdef Wire wire
+        cdef Exchange exchange
         if self.epoll < 0:
             return
         self.sweeper.cancel()
@@ -130,8 +131,9 @@ cdef class Reactor:
         for listener in list(self.listeners):
             self.drop_listener(listener)
         for wire in list(self.wires):
-            if isinstance(wire, Client) and (<Client>wire).exchange is not None:
-                (<Client>wire).exchange.finish("closed", True)
+            exchange = (<Client>wire).exchange if isinstance(wire, Client) else None
+            if exchange is not None:
+                exchange.finish("closed", True)
             wire.shut()
         self.dead.clear()
         c_close(self.epoll)
@@ -214,13 +216,12 @@ cdef class Reactor:
             self.fault(wire)
 
     cdef void fault(self, Wire wire) noexcept:
+        cdef Exchange exchange = (<Client>wire).exchange if isinstance(wire, Client) else (<Upstream>wire).exchange
         self.faults += 1
         logger.exception("fault in the relay; the connection is closed")
         try:
-            if isinstance(wire, Client) and (<Client>wire).exchange is not None:
-                (<Client>wire).exchange.finish("fault", True)
-            elif isinstance(wire, Upstream) and (<Upstream>wire).exchange is not None:
-                (<Upstream>wire).exchange.finish("fault", True)
+            if exchange is not None:
+                exchange.finish("fault", True)
         except Exception:
             logger.exception("fault while closing")
         wire.shut()

@@ -25,20 +25,21 @@ cdef class Upstream(Wire):
 
     cdef int on_ready(self) except -1:
         cdef int rc
+        cdef Exchange exchange = self.exchange  # held here: it may end, and nobody else would hold it then
         if self.state == U_CONNECTING:
             return self.connecting()
         if self.state == U_IDLE:
             if not self.quiet():
                 self.drop()
             return 0
-        if self.state != U_BUSY or self.exchange is None:
+        if self.state != U_BUSY or exchange is None:
             return 0
         if self.outbox.data != NULL:
             rc = self.flush()
             if rc == 1:
-                self.exchange.pump_request()
+                exchange.pump_request()
             elif rc < 0:
-                self.exchange.request_broken = True
+                exchange.request_broken = True
                 self.readable = True
         if self.state == U_BUSY and self.exchange is not None and not self.closed and self.readable:
             return self.answer_ready()
@@ -195,10 +196,11 @@ cdef class Upstream(Wire):
         return 0
 
     cdef int on_due(self, int which) except -1:
+        cdef Exchange exchange = self.exchange  # held here, as in on_ready
         if which == DUE_CONNECT:
             return self.connect_failed("no answer within the connect timeout")
-        if which == DUE_RESPONSE and self.exchange is not None:
-            return self.exchange.upstream_failed("timeout")
+        if which == DUE_RESPONSE and exchange is not None:
+            return exchange.upstream_failed("timeout")
         if which == DUE_VERDICT:
             self.verdicts += 1
             return self.answer_ready()
