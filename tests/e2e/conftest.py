@@ -1,11 +1,14 @@
 """What the end-to-end tests share: one Redis, and stands of real servers behind two proxies."""
 
+import pathlib
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e import stand
 from tests.kit import redis_server
+
+HERE = pathlib.Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -33,13 +36,16 @@ def visit(request: pytest.FixtureRequest, stands: stand.Stands) -> Iterator[stan
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one pair follow each other: pytest would sort by a pair's place in each test's own list of pairs."""
+    """Within a module, tests of one kind of server follow each other; of one kind, those of one client.
 
-    def pair_of(item: pytest.Item) -> tuple[str, stand.Pair]:
-        return item.nodeid.partition("::")[0], item.callspec.params["visit"]  # type: ignore[attr-defined]
+    pytest would sort by a parameter's place in each test's own list, and tear down what the next test needs again.
+    """
 
-    places = [
-        index for index, item in enumerate(items) if "visit" in getattr(getattr(item, "callspec", None), "params", {})
-    ]
-    for index, item in zip(places, sorted((items[index] for index in places), key=pair_of), strict=True):
+    def place_of(item: pytest.Item) -> tuple[str, str]:
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        pair = given.get("visit")
+        return item.nodeid.partition("::")[0], f"{pair.kind} {pair.lane} {pair.sdk}" if pair else given.get("kind", "")
+
+    indexes = [index for index, item in enumerate(items) if item.path.parent == HERE]
+    for index, item in zip(indexes, sorted((items[index] for index in indexes), key=place_of), strict=True):
         items[index] = item

@@ -6,7 +6,8 @@
         place.assert_sound()                                # no proxy had to mend anything
 
 `Pair` is a server, a client and a lane; `Visit` a client of such a pair at its stand. Stands are dear (a server imports
-its SDK for two seconds of CPU), so `Stands` keeps the newest few; clients of a visit stay connected over its tests.
+its SDK for two seconds of CPU), so `Stands` keeps the newest few, tests are sorted by kind (conftest), and the client
+of a visit stays connected over its tests. KIT_MATRIX=1 takes every client with every server, instead of a sample.
 """
 
 import contextlib
@@ -17,12 +18,13 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
+import pytest
 
 from tests import kit
 from tests.kit import redis_server
 
-WHOLE_MATRIX = bool(os.environ.get("KIT_MATRIX"))  # every client with every server on both lanes, instead of a sample
-STANDS_MAX = 2  # at once: each is two servers of some 80 MiB
+WHOLE_MATRIX = bool(os.environ.get("KIT_MATRIX"))
+STANDS_MAX = 3  # at once: each is two servers of some 80 MiB
 SECONDS_MAX = 10.0
 LANES = {"fast": (), "story": ("--no-fast-lane",)}
 
@@ -39,12 +41,14 @@ class Stand:
         *,
         lane: str = "fast",
         flags: Sequence[str] = (),
-        event_store: bool = False,
+        **backend: typing.Any,
     ) -> None:
+        """`flags` are the proxies'; what else is given is the servers' (`kit.backend`)."""
         self.kind = kit.KINDS[kind]
+        self.name = f"{kind}-{lane}-{next(_seeds)}"  # part of every key, so that no stand sees another's sessions
         self.redis = redis
-        self._backend = kit.backend(kind, replicas=2, event_store=event_store)
-        self._flags = ["--name", f"{kind}-{lane}-{next(_seeds)}", *LANES[lane], *flags]  # no session of another stand
+        self._backend = kit.backend(kind, replicas=2, **backend)
+        self._flags = ["--name", self.name, *LANES[lane], *flags]
         self._stack = contextlib.ExitStack()
         self.replicas: list[kit.Backend] = []
         self.proxies: list[kit.Proxy] = []
@@ -82,6 +86,10 @@ class Stand:
     def session_ids(self) -> set[str]:
         return {each["session_id"] for each in self.proxies[0].sessions()}
 
+    def knows(self, session_id: str) -> bool:
+        """Whether one of the proxies does."""
+        return any(proxy.session(session_id) is not None for proxy in self.proxies)
+
     def assert_sound(self) -> None:
         """No session was opened anew behind a client's back, and no proxy met a fault of its own."""
         for proxy in self.proxies:
@@ -92,19 +100,20 @@ class Stand:
 
 
 class Stands:
-    """Stands by kind and lane, made when they are asked for; the newest few are kept."""
+    """Stands by what they are made of, made when they are asked for; the newest few are kept."""
 
     def __init__(self, redis: redis_server.RedisServer) -> None:
         self._redis = redis
-        self._running: dict[tuple[str, str], Stand] = {}
+        self._running: dict[typing.Hashable, Stand] = {}
 
-    def of(self, kind: str, lane: str = "fast") -> Stand:
-        found = self._running.pop((kind, lane), None)
+    def of(self, kind: str, lane: str = "fast", **options: typing.Any) -> Stand:
+        key = (kind, lane, *sorted(options.items()))
+        found = self._running.pop(key, None)
         if found is None:
             while len(self._running) >= STANDS_MAX:
                 self._running.pop(next(iter(self._running))).__exit__(None, None, None)
-            found = Stand(kind, self._redis, lane=lane).__enter__()
-        self._running[kind, lane] = found  # the last one is the newest
+            found = Stand(kind, self._redis, lane=lane, **options).__enter__()
+        self._running[key] = found  # the last one is the newest
         return found
 
     def close(self) -> None:
@@ -123,15 +132,26 @@ class Pair(msgspec.Struct, frozen=True, order=True):
         return f"{self.sdk}-to-{self.kind}" + ("" if self.lane == "fast" else f"-{self.lane}")
 
 
+def couples(kinds: Sequence[str], sdks: Sequence[str] = kit.CLIENTS) -> pytest.MarkDecorator:
+    """Parameters `kind` and `sdk`: all of them, or a sample in which each kind and each client is met once at least."""
+    if WHOLE_MATRIX:
+        chosen = [(kind, sdk) for kind in kinds for sdk in sdks]
+    else:
+        rows = range(max(len(kinds), len(sdks)))
+        chosen = sorted({(kinds[row % len(kinds)], sdks[row % len(sdks)]) for row in rows})
+    return pytest.mark.parametrize(("kind", "sdk"), chosen)
+
+
 def pairs() -> list[Pair]:
-    """All of them, or a sample in which every server meets two clients, every client every family of servers and every
-    transport, and every family the story alone."""
+    """All of them on both lanes, or a sample: every kind of server once, those with event streams twice, every client
+    with every family of servers, and every family on the story alone."""
     if WHOLE_MATRIX:
         return [Pair(kind, lane, sdk) for kind in kit.KINDS for lane in LANES for sdk in kit.CLIENTS]
     sample = []
     for number, kind in enumerate(kit.KINDS):
         first = number + number // len(kit.CLIENTS)  # a family has four kinds: begin each one at another client
-        sample += [Pair(kind, "fast", kit.CLIENTS[(first + step) % len(kit.CLIENTS)]) for step in (0, 2)]
+        steps = (0, 2) if kind.endswith("-sse") or kind == "everything" else (0,)
+        sample += [Pair(kind, "fast", kit.CLIENTS[(first + step) % len(kit.CLIENTS)]) for step in steps]
     alone = [("mcp2-sse", "mcp2"), ("mcp1-sse", "ts2"), ("fastmcp-httpsse", "mcp1"), ("everything", "ts1")]
     return sample + [Pair(kind, "story", sdk) for kind, sdk in alone]
 
@@ -165,6 +185,16 @@ class Visit:
             if call != answer:
                 return number
         raise AssertionError(f"no answer of {tries_max} took another way than its call")
+
+
+def gets(client: kit.Client) -> list[dict[str, typing.Any]]:
+    """The client's GET streams, refused ones too."""
+    return [each for each in client.exchanges if each["method"] == "GET"]
+
+
+def has_stream(client: kit.Client, streams: int) -> bool:
+    """Whether the client has opened another GET stream after its first so many."""
+    return any(each.get("status") == 200 for each in gets(client)[streams:])
 
 
 def await_that(holds: Callable[[], bool], wanted: str, seconds_max: float = SECONDS_MAX) -> None:

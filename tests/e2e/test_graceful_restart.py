@@ -6,35 +6,48 @@ client then finds its session where it was, though the new process has never see
 the old one. HTTP+SSE is told with its stream on the other proxy, since there the stream is the session.
 """
 
-import contextlib
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from tests import kit
 from tests.e2e import stand
-from tests.kit import redis_server
 
 DRAIN = ("--drain-delay", "0s", "--drain-timeout", "10s")
+ATTEMPTS_OF_CLIENTS = 2  # a stream that was ended is opened again so often, a second apart, then never more
+LUCK_TRIES_MAX = 4  # by lot both attempts may meet the port on which nobody listens just then: 1 in 4 at the worst
 
 
-@pytest.fixture(scope="module")
-def python_place(redis: redis_server.RedisServer) -> Iterator[stand.Stand]:
-    with stand.Stand("mcp2-sse", redis, flags=DRAIN) as running:
-        yield running
+@pytest.fixture
+def python_place(stands: stand.Stands) -> stand.Stand:
+    return stands.of("mcp2-sse", flags=DRAIN)
 
 
-@pytest.fixture(scope="module")
-def reference_place(redis: redis_server.RedisServer) -> Iterator[stand.Stand]:
-    with stand.Stand("everything", redis, flags=DRAIN) as running:
-        yield running
+@pytest.fixture
+def reference_place(stands: stand.Stands) -> stand.Stand:
+    return stands.of("everything", flags=DRAIN)
 
 
-@pytest.fixture(scope="module")
-def two_endpoints(redis: redis_server.RedisServer) -> Iterator[stand.Stand]:
-    with stand.Stand("mcp1-httpsse", redis, flags=DRAIN) as running:
-        yield running
+@pytest.fixture
+def two_endpoints(stands: stand.Stands) -> stand.Stand:
+    return stands.of("mcp1-httpsse", flags=DRAIN)
+
+
+def some(*sdks: str) -> pytest.MarkDecorator:
+    """These clients, or all of them."""
+    return pytest.mark.parametrize("sdk", kit.CLIENTS if stand.WHOLE_MATRIX else sdks)
+
+
+def opens_again(client: kit.Client, streams: int) -> bool:
+    """Whether its stream is open again; not, when its attempts met a port where nobody listened."""
+    try:
+        stand.await_that(lambda: stand.has_stream(client, streams), "the stream is open again")
+    except AssertionError:
+        attempts = stand.gets(client)[streams:]
+        if len(attempts) < ATTEMPTS_OF_CLIENTS or any("status" in each for each in attempts):
+            raise
+        return False
+    return True
 
 
 def restart(proxy: kit.Proxy) -> None:
@@ -47,10 +60,10 @@ def restart(proxy: kit.Proxy) -> None:
 def stream_target(client: kit.Client) -> int:
     """Which proxy holds the client's newest GET stream."""
     client.await_stream()
-    return next(each["target"] for each in reversed(client.exchanges) if each["method"] == "GET")
+    return int(stand.gets(client)[-1]["target"])
 
 
-@pytest.mark.parametrize("sdk", kit.CLIENTS)
+@some("mcp1", "ts2")
 def test_a_client_of_two_servers_loses_nothing_between_its_calls(
     sdk: str, python_place: stand.Stand, reference_place: stand.Stand
 ) -> None:
@@ -73,7 +86,7 @@ def test_a_client_of_two_servers_loses_nothing_between_its_calls(
         place.assert_sound()
 
 
-@pytest.mark.parametrize("sdk", kit.CLIENTS)
+@some("mcp2", "ts1")
 def test_a_call_under_way_is_finished_by_the_proxy_that_ends(sdk: str, python_place: stand.Stand) -> None:
     with python_place.client(sdk) as client:
         assert client.call("counter").text == "1"
@@ -94,7 +107,7 @@ def test_a_call_under_way_is_finished_by_the_proxy_that_ends(sdk: str, python_pl
     python_place.assert_sound()
 
 
-@pytest.mark.parametrize("sdk", kit.CLIENTS)
+@some("mcp1", "ts2")
 def test_notifications_go_on_when_the_proxy_that_does_not_hold_the_stream_restarts(
     sdk: str, python_place: stand.Stand
 ) -> None:
@@ -105,29 +118,27 @@ def test_notifications_go_on_when_the_proxy_that_does_not_hold_the_stream_restar
         assert [each["method"] for each in client.notifications(4)] == ["notifications/tools/list_changed"] * 4
 
 
-@pytest.mark.parametrize("sdk", kit.CLIENTS)
+@some("mcp2", "ts1")
 def test_a_client_opens_its_stream_anew_when_the_proxy_that_holds_it_ends(sdk: str, python_place: stand.Stand) -> None:
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(python_place.client(sdk))
-        held = stream_target(client)
-        streams = sum(each["method"] == "GET" for each in client.exchanges)
-        # The other proxy goes first and comes back as new, so that it serves the stream of a session it has not seen.
-        restart(python_place.proxies[1 - held])
-        restart(python_place.proxies[held])
-        stand.await_that(
-            lambda: any(each.get("status") == 200 for each in gets(client)[streams:]), "the stream was opened anew"
-        )
-        for _ in range(4):
-            client.call("notify", kind="updated")
-        assert [each["method"] for each in client.notifications(4)] == ["notifications/resources/updated"] * 4
-        python_place.assert_sound()
+    for _ in range(LUCK_TRIES_MAX):
+        with python_place.client(sdk) as client:
+            held = stream_target(client)
+            streams = len(stand.gets(client))
+            # The other one first, as new, so that whichever serves the stream again has not seen the session before.
+            restart(python_place.proxies[1 - held])
+            restart(python_place.proxies[held])
+            if not opens_again(client, streams):
+                continue
+            for _ in range(4):
+                client.call("notify", kind="updated")
+            assert [each["method"] for each in client.notifications(4)] == ["notifications/resources/updated"] * 4
+            break
+    else:
+        pytest.fail("both attempts of each client met a port where nobody listened")
+    python_place.assert_sound()
 
 
-def gets(client: kit.Client) -> list[dict[str, object]]:
-    return [each for each in client.exchanges if each["method"] == "GET"]
-
-
-@pytest.mark.parametrize("sdk", kit.CLIENTS)
+@some("mcp1", "ts1")
 def test_a_session_of_two_endpoints_goes_on_while_the_other_proxy_restarts(
     sdk: str, two_endpoints: stand.Stand
 ) -> None:

@@ -6,6 +6,7 @@ that is told, two proxies, Redis. Each request goes to one of the proxies by lot
 Not covered: subscriptions and multi-round requests over two replicas, which need more than a free choice of replica.
 """
 
+import itertools
 import json
 
 import pytest
@@ -14,15 +15,19 @@ from tests.e2e import stand
 
 MODERN = "2026-07-28"
 OF_BOTH_ERAS = ["mcp2", "ts2"]  # the 1.x clients know the legacy era only
+MODERN_VISITS = list(itertools.product(["mcp2-sse", "fastmcp-json"], stand.LANES, OF_BOTH_ERAS, ["auto", MODERN]))
+if not stand.WHOLE_MATRIX:
+    MODERN_VISITS = [
+        ("mcp2-sse", "fast", "mcp2", "auto"),
+        ("mcp2-sse", "fast", "ts2", MODERN),
+        ("mcp2-sse", "story", "ts2", "auto"),
+        ("fastmcp-json", "fast", "mcp2", MODERN),
+        ("fastmcp-json", "fast", "ts2", "auto"),
+    ]
 
 
-@pytest.mark.parametrize("lane", stand.LANES)
-@pytest.mark.parametrize("mode", ["auto", MODERN])
-@pytest.mark.parametrize("sdk", OF_BOTH_ERAS)
-@pytest.mark.parametrize("kind", ["mcp2-sse", "fastmcp-json"])
+@pytest.mark.parametrize(("kind", "lane", "sdk", "mode"), MODERN_VISITS)
 def test_a_modern_client_needs_no_session(kind: str, sdk: str, mode: str, lane: str, stands: stand.Stands) -> None:
-    if lane == "story" and (kind, mode) != ("mcp2-sse", "auto") and not stand.WHOLE_MATRIX:
-        pytest.skip("KIT_MATRIX is not set: the story alone is sampled")
     place = stands.of(kind, lane)
     before = place.session_ids()
     with place.client(sdk, mode=mode) as client:
@@ -57,8 +62,7 @@ def test_a_modern_call_tells_its_progress(sdk: str, stands: stand.Stands) -> Non
         assert [each["progress"] for each in answer.progress] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("sdk", OF_BOTH_ERAS)
-@pytest.mark.parametrize("kind", ["mcp1-json", "everything"])
+@stand.couples(["mcp1-json", "everything"], OF_BOTH_ERAS)
 def test_a_client_of_both_eras_falls_back_to_a_session_with_a_legacy_server(
     kind: str, sdk: str, stands: stand.Stands
 ) -> None:

@@ -36,6 +36,9 @@ with_streams = pairs(
 )
 without_sessions = pairs(lambda name, kind: not kind.stateful)
 of_reference = pairs(lambda name, kind: name.startswith("everything"))
+with_headers = pairs(
+    lambda name, kind: not name.startswith("everything") and kind.stateful and kind.transport == "streamable-http"
+)
 with_ids = pairs(lambda name, kind: kind.stateful and kind.transport == "streamable-http")
 
 
@@ -95,6 +98,19 @@ def test_an_abandoned_call_harms_neither_its_session_nor_the_next_call(visit: Vi
     with pytest.raises(kit.Refused):
         pending.answer()
     assert visit.count(3) == [before + 1, before + 2, before + 3]
+
+
+@with_headers
+def test_a_server_hears_its_own_name_and_whom_the_request_is_for(visit: Visit) -> None:
+    said = json.loads(visit.client.call("whoami").text)
+    home = visit.place.replica_of(visit.client.session_id or "")
+    headers = said["headers"]
+    assert (said["port"], headers["host"]) == (home.port, f"127.0.0.1:{home.port}")
+    assert headers["mcp-session-id"] == visit.client.session_id
+    assert headers["mcp-protocol-version"] == visit.client.protocol
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-proto"] == "http"
+    assert headers["x-forwarded-host"] in {each.origin.removeprefix("http://") for each in visit.place.proxies}
 
 
 # What a server offers.

@@ -6,28 +6,16 @@ replica, so a resumption that reaches the other replica finds nothing. Each requ
 proxies by lot.
 """
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests import kit
 from tests.e2e import stand
-from tests.kit import redis_server
 
-KINDS = ["mcp2-sse", "mcp1-sse", "fastmcp-sse"] if stand.WHOLE_MATRIX else ["mcp2-sse", "mcp1-sse"]
 TRIES_MAX = 12
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def place(request: pytest.FixtureRequest, redis: redis_server.RedisServer) -> Iterator[stand.Stand]:
-    with stand.Stand(request.param, redis, event_store=True) as running:
-        yield running
-
-
-@pytest.mark.parametrize("sdk", kit.CLIENTS)
-def test_an_interrupted_answer_is_resumed_through_the_other_proxy(sdk: str, place: stand.Stand) -> None:
+@stand.couples(["mcp2-sse", "mcp1-sse", "fastmcp-sse"])
+def test_an_interrupted_answer_is_resumed_through_the_other_proxy(kind: str, sdk: str, stands: stand.Stands) -> None:
+    place = stands.of(kind, event_store=True)
     with place.client(sdk) as client:
-        for number in range(1, TRIES_MAX + 1):
+        for _ in range(TRIES_MAX):
             begin = len(client.exchanges)
             answer = client.call("interrupted", steps=4)
             assert (answer.text, len(answer.progress)) == ("4 steps, interrupted once", 4)
@@ -37,6 +25,6 @@ def test_an_interrupted_answer_is_resumed_through_the_other_proxy(sdk: str, plac
             assert resumed
             if call not in resumed:
                 break
-        assert call not in resumed, f"no resumption of {number} took another way than its call"
+        assert call not in resumed, f"no resumption of {TRIES_MAX} took another way than its call"
         assert client.call("counter").text == "1"
     place.assert_sound()
