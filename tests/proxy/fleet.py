@@ -338,8 +338,9 @@ def fleet(
     fast: bool = True,
     proxies: int = 2,
     redis: redis_server.RedisServer | None = None,
-    behind: Sequence[Replica] | None = None,
+    behind: Sequence[typing.Any] | None = None,
     environment: dict[str, str] | None = None,
+    ready: bool = True,
 ) -> Iterator[Fleet]:
     """A fleet with flags of its own. Without Redis each proxy has the embedded store."""
     own = (*flags, *(() if fast else ("--no-fast-lane",)))
@@ -347,7 +348,7 @@ def fleet(
     with contextlib.ExitStack() as stack:
         known = list(behind) if behind is not None else stack.enter_context(replicas())
         running = stack.enter_context(
-            kit.proxies(proxies, backends=known, store=store, flags=own, environment=environment)
+            kit.proxies(proxies, backends=known, store=store, flags=own, environment=environment, await_readyz=ready)
         )
         yield Fleet(running, known, redis, fast=fast)
 
