@@ -25,6 +25,11 @@ import threading
 
 REQUESTS = 1000
 WARM_UP = 50
+CASES = {
+    "fast lane": ("--fast-lane", "2025-11-25"),
+    "story": ("--no-fast-lane", "2025-11-25"),
+    "era without sessions": ("--fast-lane", "2026-07-28"),
+}
 GROWTH_MAX = 1.10
 BASELINES = pathlib.Path(__file__).parent / "results" / "instructions.json"
 SESSION = "0123456789abcdef0123456789abcdef"
@@ -63,12 +68,13 @@ def toolchain() -> str:
     return f"{python}, {compiler}, {' '.join(platform.libc_ver())}, {platform.machine()}"
 
 
-def _request(body: bytes, session: str | None) -> bytes:
+def _request(body: bytes, session: str | None, version: str = "2025-11-25") -> bytes:
     head = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json, text/event-stream\r\n"
     head += b"Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nUser-Agent: python-httpx/0.28.1\r\n"
     head += b"Authorization: Bearer " + b"t" * 160 + b"\r\nContent-Type: application/json\r\n"
     if session is not None:
-        head += b"MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: " + session.encode() + b"\r\n"
+        head += b"MCP-Protocol-Version: " + version.encode() + b"\r\n"
+        head += b"Mcp-Session-Id: " + session.encode() + b"\r\nMcp-Method: tools/call\r\nMcp-Name: t\r\n"
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -83,7 +89,7 @@ def _ask(peer: socket.socket, request: bytes) -> bytes:
     return answer
 
 
-def _count(lane: str, requests: int, backend_port: int) -> int:
+def _count(lane: str, version: str, requests: int, backend_port: int) -> int:
     """User-space instructions of a warm proxy for `requests` calls."""
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/callgrind.out"
@@ -102,10 +108,10 @@ def _count(lane: str, requests: int, backend_port: int) -> int:
             with socket.create_connection(("127.0.0.1", int(found[1])), timeout=60) as peer:
                 _ask(peer, _request(INITIALIZE, None))
                 for _ in range(WARM_UP):
-                    _ask(peer, _request(CALL, SESSION))
+                    _ask(peer, _request(CALL, SESSION, version))
                 _switch(process.pid, "on")
                 for _ in range(requests):
-                    _ask(peer, _request(CALL, SESSION))
+                    _ask(peer, _request(CALL, SESSION, version))
                 _switch(process.pid, "off")
             process.send_signal(signal.SIGINT)
             process.wait(60)
@@ -128,8 +134,8 @@ def measure() -> dict[str, int]:
     try:
         port = server.server_address[1]
         found = {}
-        for name, lane in (("fast lane", "--fast-lane"), ("story", "--no-fast-lane")):
-            found[name] = _count(lane, REQUESTS, port) // REQUESTS
+        for name, (lane, version) in CASES.items():
+            found[name] = _count(lane, version, REQUESTS, port) // REQUESTS
         return found
     finally:
         server.shutdown()
