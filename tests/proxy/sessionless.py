@@ -46,6 +46,7 @@ class Server(fleets.Replica):
         self.listens: dict[actors_wire.Connection, object] = {}
         self.honours: dict[str, object] | None = None  # instead of what was asked for
         self.refuses_listens: bytes | None = None
+        self.flooded = 0
         self.acknowledges = threading.Event()
         self.acknowledges.set()
         self.released = threading.Event()
@@ -75,6 +76,20 @@ class Server(fleets.Replica):
 
         assert self._backend is not None and self._backend._loop is not None
         asyncio.run_coroutine_threadsafe(send(), self._backend._loop).result(actors_wire.WAIT_SECONDS_MAX)
+
+    def flood(self, padding: str, count: int) -> None:
+        """So many notifications on its listen stream, as fast as they are taken; `flooded` counts."""
+        [(connection, identity)] = self.listens.items()
+        members = {"method": CHANGED, "params": {"padding": padding, "_meta": {SUBSCRIPTION: identity}}}
+        chunk = actors_message.format_chunk(event(json.dumps(members).encode()))
+
+        async def flood() -> None:
+            for _ in range(count):
+                await connection.send(chunk)
+                self.flooded += 1
+
+        assert self._backend is not None and self._backend._loop is not None
+        asyncio.run_coroutine_threadsafe(flood(), self._backend._loop)
 
     @property
     def open_listens(self) -> int:
