@@ -5,6 +5,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from fastproxy import errors
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,8 +25,11 @@ class Tasks:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.debug("task %s ended with %r", task.get_name(), task.exception())
+        fault = None if task.cancelled() else task.exception()
+        if isinstance(fault, errors.FastproxyError):
+            logger.debug("task %s ended with %r", task.get_name(), fault)  # whoever awaits it has been told
+        elif fault is not None:
+            logger.error("task %s died", task.get_name(), exc_info=fault)
 
     async def stop(self) -> None:
         """Cancel whatever still runs, and wait for it."""
