@@ -396,13 +396,14 @@ cdef class Reactor:
         upstream.ready = future
         upstream.fd = c_socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if upstream.fd < 0:
-            future.set_exception(ConnectFailed(os.strerror(errno)))
+            error = errno
+            future.set_exception(ConnectFailed(os.strerror(error), error))
             return future
         fp_nodelay(upstream.fd)
         error = fp_connect(upstream.fd, family, host, endpoint.port, scope)
         if error:
             upstream.shut()
-            future.set_exception(ConnectFailed(os.strerror(error)))
+            future.set_exception(ConnectFailed(os.strerror(error), error))
             return future
         if endpoint.tls_context is not None:
             upstream.tls = Tls(endpoint.tls_context, False, endpoint.hostname)

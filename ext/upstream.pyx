@@ -209,7 +209,14 @@ cdef class Upstream(Wire):
 
 
 class ConnectFailed(Exception):
-    """No connection to this address: refused, unreachable, too slow, or TLS said no."""
+    """No connection to this address: refused, unreachable, too slow, or TLS said no.
+
+    `ours`: nobody was asked, since this process has no descriptor, port or memory left; it says nothing of the replica.
+    """
+
+    def __init__(self, why, error=0):
+        super().__init__(why)
+        self.ours = error in (EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL)
 
 
 cdef bint keeps_alive_long(const char* p, Head* head, uint64_t spare_ms) noexcept nogil:

@@ -115,7 +115,9 @@ class UpstreamLost(Exception):
     detail: str
     def __init__(self, kind: str, ran: bool, detail: str = "") -> None: ...
 
-class ConnectFailed(Exception): ...
+class ConnectFailed(Exception):
+    ours: bool
+    def __init__(self, why: str, error: int = 0) -> None: ...
 
 class AnswerHead:
     status: int

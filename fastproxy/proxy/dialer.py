@@ -6,6 +6,7 @@ pod that restarts comes back under its name with another address.
 
 from fastproxy import errors
 from fastproxy._ext import core
+from fastproxy.mcp import reply
 from fastproxy.proxy import names
 
 
@@ -55,6 +56,8 @@ class Dialer:
             try:
                 upstream = await self._reactor.connect(endpoint, address)
             except core.ConnectFailed as error:
+                if error.ours:  # no session is to be moved, and no replica called failed, for that
+                    raise reply.backend_unreachable(f"this proxy can open no more connections ({error})") from error
                 last = Unreachable(f"{endpoint.url}: {address}: {error}")
                 self._count(endpoint.url, "failed")
                 continue

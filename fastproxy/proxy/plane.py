@@ -16,6 +16,7 @@ from typing import Any
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import backend, schema
+from fastproxy.mcp import reply
 from fastproxy.proxy import (
     dialer,
     dialogue,
@@ -258,7 +259,7 @@ class Plane:
             await asyncio.gather(*(self._probe(r) for r in self.backends.all() if r.state == "failed" and r.named))
 
     async def _probe(self, replica: backends.Replica) -> None:
-        with contextlib.suppress(dialer.Unreachable):
+        with contextlib.suppress(dialer.Unreachable, reply.Refusal):  # it is still away, or we can't find out
             self.reactor.give_back(await self.dialer.connect(self.endpoints[replica.index], fresh=True))
             self.backends.answered(replica)
             logger.info("replica answers again: backend=%s", replica.url)
