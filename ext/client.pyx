@@ -9,6 +9,7 @@ cdef enum ClientState:
 
 cdef enum:
     DISCARD_BYTES_MAX = 262144  # of a body nobody wants: beyond, closing is cheaper
+    LINGER_MS_MAX = 30000       # for who goes on sending after our last answer (as nginx: many read only when all is sent)
 
     LINGERING_MAX = 64          # of those that were turned away: descriptors that nobody else can have
 
@@ -88,6 +89,7 @@ cdef class Client(Wire):
     cdef uint8_t discard_kind
     cdef int64_t discard_left
     cdef Chunk discard_chunk
+    cdef uint64_t linger_until
 
     cdef void enter(self) noexcept:
         """Counted from now on, and perhaps one too many."""
@@ -327,12 +329,13 @@ cdef class Client(Wire):
         if self.tls is not None:
             self.tls.say_goodbye(self)
         self.state = CLIENT_LINGER
+        self.linger_until = self.reactor.now_ms + LINGER_MS_MAX
         due(self, DUE_LINGER)
         c_shutdown(self.fd, SHUT_WR)
         return self.drop_input()
 
     cdef int drop_input(self) except -1:
-        """Read and forget; how much is bounded by the linger deadline."""
+        """Read and forget, until nothing comes for a while."""
         cdef Py_ssize_t got
         cdef int rounds = 0
         buffer_free(&self.inbox)
@@ -345,6 +348,8 @@ cdef class Client(Wire):
             if got <= 0:
                 self.shut()
                 return 0
+            if self.state == CLIENT_LINGER and self.reactor.now_ms < self.linger_until:
+                due(self, DUE_LINGER)
         self.reactor.call_later(self)
         return 0
 
