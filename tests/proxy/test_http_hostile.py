@@ -256,6 +256,33 @@ def test_without_a_descriptor_left_it_neither_spins_nor_dies() -> None:
             assert lane.metric("fastproxy_relay_faults_total") == 0
 
 
+def test_without_a_descriptor_left_no_replica_is_called_failed_and_no_session_moved() -> None:
+    """That a connection can't be made is the proxy's own trouble; the session's replica was not even asked."""
+    with told.Stage() as stage:
+        proxy = Narrow(["--backend", stage.origin], environment={})
+        with actors.started([proxy]):
+            lane = Lane(proxy, stage)
+            lane.open_session(told.SESSION)
+            parts = urllib.parse.urlsplit(proxy.origin)
+            with lane.client() as client:
+                client.send(lane.post())
+                assert client.response().raw == told.OK
+                stage.hang_up()
+                with contextlib.ExitStack() as stack:
+                    for _ in range(60):
+                        stack.enter_context(socket.create_connection((parts.hostname, parts.port or 0)))
+                    told.await_that(lambda: proxy.descriptors >= 39, "all descriptors are taken")
+                    client.send(lane.post())
+                    error = client.response().json()["error"]
+                assert error["data"] == {"reason": "backend_unreachable"}
+                told.await_that(lambda: proxy.descriptors < 30, "the crowd has gone")
+                assert proxy.backends()[0]["state"] == "live"
+                client.send(lane.post())
+                assert client.response().raw == told.OK
+            assert lane.metric("fastproxy_session_recoveries_total") == 0
+            assert lane.metric("fastproxy_relay_faults_total") == 0
+
+
 def is_closed(connection: socket.socket) -> bool:
     connection.setblocking(False)
     try:

@@ -182,6 +182,16 @@ def test_the_answer_can_be_read_while_the_client_is_still_sending(
     assert_refusal(lanes.tell(tell), status)
 
 
+def test_the_answer_can_be_read_by_who_sends_slowly_and_reads_last(lanes: Lanes) -> None:
+    """Longer than a connection is kept open for who says nothing more."""
+    with lanes.fast.client(receive_buffer_bytes=4096) as client:
+        client.send(OTHERS["a body that is too large by its length"][1])
+        for _ in range(35):
+            time.sleep(0.1)
+            client.send_more(b"x" * 50_000)
+        assert_refusal(client.rest(), 413)
+
+
 def test_a_chunked_body_is_refused_once_it_is_too_large(lanes: Lanes) -> None:
     """8 MiB pass, one byte more does not; the backend sees that the request was never whole."""
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
