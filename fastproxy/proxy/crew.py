@@ -19,7 +19,7 @@ from fastproxy import errors, telemetry
 from fastproxy.config import schema
 from fastproxy.proxy import channel, worker
 from fastproxy.session import memory, record, store
-from fastproxy.telemetry import fleet
+from fastproxy.telemetry import fleet, source
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +97,20 @@ class Sessions:
 
 
 class Crew:
-    """All workers that serve. `draining` is set by who begins the drain, `deaths_total` by who buries."""
+    """All workers that serve. `draining`, `store_answered` and `deaths_total` are set by the supervisor, who has the
+    store and its `times`."""
 
-    def __init__(self, config: schema.ServeConfig, sessions: store.SessionStore, drain: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: schema.ServeConfig,
+        sessions: store.SessionStore,
+        times: telemetry.Telemetry,
+        drain: Callable[[], None],
+    ) -> None:
         self.config = config
         self.drain = drain
         self.draining = False
+        self.store_answered = False
         self.deaths_total = 0
         self.backends = Replicas()
         self.book = Sessions(sessions, self.backends)
@@ -110,7 +118,7 @@ class Crew:
         self._reports: dict[object, worker.Report] = {}
         self._own = registry.CollectorRegistry()  # of the supervisor itself
         prometheus_client.ProcessCollector(registry=self._own)
-        self._own.register(Heads(self))
+        self._own.register(Heads(self, times))
         self._fleet = fleet.Fleet(self._now)
         self._registry = registry.CollectorRegistry()
         self._registry.register(self._fleet)
@@ -158,11 +166,6 @@ class Crew:
         return "serving" if len(self.members) == self.config.workers else "starting"
 
     @property
-    def store_answered(self) -> bool:
-        """The store has answered every worker once."""
-        return all(report.store_answered for report in self._reports.values())
-
-    @property
     def discovery_fault(self) -> str | None:
         """Why DNS can't say which replicas there are, in the words of one worker."""
         return next((said.discovery_fault for said in self._reports.values() if said.discovery_fault), None)
@@ -188,8 +191,16 @@ class Crew:
         return telemetry.render(self._registry, accept)
 
     def _now(self) -> Mapping[tuple[str, str], float]:
-        ours = {("fastproxy_draining", ""): float(self.draining)}
         held = self.book.store
+        ours = {
+            ("fastproxy_draining", ""): float(self.draining),
+            ("fastproxy_store_available", ""): float(held.available),
+            ("fastproxy_store_errors_total", ""): float(held.errors_total),
+            ("fastproxy_store_bad_records_total", ""): float(held.bad_records_total),
+        }
+        if isinstance(held, source.Outage):
+            ours["fastproxy_store_pending_writes", ""] = float(held.pending)
+            ours["fastproxy_store_lost_writes_total", ""] = float(held.lost_total)
         if isinstance(held, memory.MemoryStore):
             ours["fastproxy_sessions_active", ""] = float(len(held))
             for replica in self.backends.all():
@@ -198,10 +209,11 @@ class Crew:
 
 
 class Heads(registry.Collector):
-    """How many workers there are, and how many there were."""
+    """How many workers there are, how many there were, and how long their questions to the store take."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, times: telemetry.Telemetry) -> None:
         self._crew = crew
+        self._times = times
 
     def describe(self) -> Iterable[core.Metric]:
         """Read at the scrape, like all others."""
@@ -217,3 +229,11 @@ class Heads(registry.Collector):
         )
         died.add_metric((server,), self._crew.deaths_total)
         yield died
+        seconds = core.HistogramMetricFamily(
+            "fastproxy_store_seconds",
+            "Duration of session store operations, failed ones included; none for the embedded store.",
+            labels=("server", "operation"),
+        )
+        for operation, buckets, total in self._times.store_times():
+            seconds.add_metric((server, operation), buckets, total)
+        yield seconds

@@ -30,7 +30,7 @@ from fastproxy.telemetry import fleet
 REPORT_SECONDS = 1.0  # what a worker that is killed had counted since its last report is lost
 # Taken in one go. A client opens its pool of connections in a burst; who is awake first would have all of it, for good.
 ACCEPTS_MAX = 1
-STORE_SECONDS_MAX = 1.0  # as for one operation of Redis; the supervisor answers in microseconds
+STORE_SECONDS_MAX = 3.0  # more than the supervisor gives Redis; without one it answers in microseconds
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -80,7 +80,6 @@ class Report(_Message, frozen=True, gc=False):
 
     families: list[fleet.Family]
     replicas: list[Replica]
-    store_answered: bool
     discovery_fault: str | None
 
 
@@ -100,7 +99,7 @@ class Failed(_Message, frozen=True, gc=False):
     message: str
 
 
-TO_WORKER = msgspec.msgpack.Decoder(Begin | Drain | Finish | Reload | shared.Changed | Look | End)
+TO_WORKER = msgspec.msgpack.Decoder(Begin | Drain | Finish | Reload | shared.Changed | shared.Gap | Look | End)
 TO_SUPERVISOR = msgspec.msgpack.Decoder(shared.Question | Report | Idle | Serving | Failed)
 
 
@@ -135,7 +134,7 @@ class Worker:
         self._data = data
         self._tasks = tasks.Tasks()
         self._begun: asyncio.Future[schema.ServeConfig] = asyncio.get_running_loop().create_future()
-        self._sessions: shared.SharedStore | None = None
+        self._sessions = shared.SharedStore(self._ask_store)
         self._server: server.Server | None = None
         self._idle = self._all_idle = False
         self._channel = channel.Channel(
@@ -148,8 +147,6 @@ class Worker:
         try:
             config = await self._begun
             access.configure_logging(config.log_level, config.log_format)
-            if config.store.kind == "memory":
-                self._sessions = shared.SharedStore(self._ask_store)
             serving = server.Server(config, self._sessions)
             await serving.open(self._data, accepts_max=ACCEPTS_MAX)
         except errors.FastproxyError as error:
@@ -170,11 +167,10 @@ class Worker:
             await serving.plane.close()
             self._channel.close()
 
-    def _hear(self, notice: Begin | Drain | Finish | Reload | shared.Changed) -> None:
+    def _hear(self, notice: Begin | Drain | Finish | Reload | shared.Changed | shared.Gap) -> None:
         match notice:
-            case shared.Changed():
-                if self._sessions is not None:
-                    self._sessions.hear(notice)
+            case shared.Changed() | shared.Gap():
+                self._sessions.hear(notice)
             case Begin():
                 self._begun.set_result(pickle.loads(notice.config))
             case Drain():
@@ -242,7 +238,6 @@ def report(serving: server.Server) -> Report:
             )
             for replica in plane.backends.all()
         ],
-        store_answered=plane.store_answered,
         discovery_fault=plane.discovery_fault,
     )
 

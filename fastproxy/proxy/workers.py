@@ -1,6 +1,6 @@
 """The supervisor: several workers behind one port, which look like one process from outside (--workers above 1).
 
-    supervisor: binds the port, holds the embedded store, serves the admin address, hears the signals
+    supervisor: binds the port, holds the session store, serves the admin address, hears the signals
       |-- channel --> worker 1 \\
       |-- channel --> worker 2  >  accept from the one listening socket, each with a relay and a table of its own
       ...
@@ -23,7 +23,7 @@ import sys
 
 import uvloop
 
-from fastproxy import errors
+from fastproxy import errors, telemetry
 from fastproxy._ext import core
 from fastproxy.config import schema
 from fastproxy.proxy import access, admin, channel, crew, plane, server, tasks, worker
@@ -57,9 +57,10 @@ class Supervisor:
     def __init__(self, config: schema.ServeConfig) -> None:
         self.config = config
         self._tasks = tasks.Tasks()
-        self._sessions: store.SessionStore = plane.make_store(config, store.observe_nothing)
-        self._host = shared.Host(self._sessions) if config.store.kind == "memory" else None
-        self._crew = crew.Crew(config, self._sessions, self.drain)
+        self._numbers = telemetry.Telemetry(config.name)
+        self._sessions: store.SessionStore = plane.make_store(config, self._numbers.observe_store)
+        self._host = shared.Host(self._sessions)
+        self._crew = crew.Crew(config, self._sessions, self._numbers, self.drain)
         self._admin = admin.Admin(self._crew, self._crew)
         self._seats = [Seat(number) for number in range(1, config.workers + 1)]
         self._reactor: core.Reactor | None = None
@@ -98,8 +99,15 @@ class Supervisor:
     async def _open_store(self) -> None:
         try:
             await self._sessions.open()
+            self._crew.store_answered = True
         except errors.StoreUnavailable as error:
             logger.warning("session store is away: reason=%s", error)
+            self._tasks.start(self._await_store(), name="await the store")
+
+    async def _await_store(self) -> None:
+        while not self._crew.store_answered:
+            await asyncio.sleep(0.2)
+            self._crew.store_answered = self._sessions.available
 
     async def _announce(self, data: socket.socket, pages: socket.socket | None) -> None:
         """When all workers serve: the first two lines, and the admin address."""
@@ -180,6 +188,7 @@ class Supervisor:
         )
         await line.open(ours)
         seat.line = line
+        self._host.admit(seat, line.tell)  # before it has asked for anything
         if self._leaving:
             seat.kill()
         line.tell(worker.Begin(pickle.dumps(self.config)))
@@ -190,8 +199,7 @@ class Supervisor:
         seat.idle = True
         self._finish_together()
         self._crew.dismiss(seat)
-        if self._host is not None:
-            self._host.dismiss(seat)
+        self._host.dismiss(seat)
         line.close()
         return seat.refused or (f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
 
@@ -204,8 +212,6 @@ class Supervisor:
             return await process.wait()
 
     async def _answer(self, seat: "Seat", question: shared.Question) -> object:
-        if self._host is None:
-            raise errors.StoreUnavailable("the supervisor has no session store")
         return await self._host.answer(seat, question)
 
     def _hear(self, seat: "Seat", notice: worker.Report | worker.Idle | worker.Serving | worker.Failed) -> None:
@@ -221,8 +227,6 @@ class Supervisor:
             case worker.Serving():
                 seat.served_at = asyncio.get_running_loop().time()
                 seat.served_once.set()
-                if self._host is not None:
-                    self._host.admit(seat, seat.line.tell)
                 self._crew.admit(seat, seat.line)
 
     def _finish_together(self) -> None:

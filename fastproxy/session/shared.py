@@ -1,11 +1,16 @@
-"""The embedded store, shared by the workers of one proxy: it lives in the supervisor, who lends it to each of them.
+"""One store, shared by the workers of one proxy: it lives in the supervisor, who lends it to each of them.
 
-    worker: SharedStore --question--> supervisor: Host --> MemoryStore
+    worker: SharedStore --question--> supervisor: Host --> MemoryStore, RedisStore, OutageBuffer
                         <--Changed---      (to every other worker, at once)
+                        <----Gap-----      (to all)
 
 A worker asks only for what its route table does not know: a session that it meets for the first time, a new one, an
 end, a renewal a tenth of the TTL. What one worker changes is told to the others before it has its own answer, and what
-expires is told to all, so the promises of store.py hold without a clock.
+expires or is changed by other proxies is told to all, so the promises of store.py hold.
+
+A Redis is lent, too, though each worker could speak to it: while it is away new sessions are kept in memory
+(outage.py), and a client's next request may reach any worker. Two workers with a buffer each would refuse what the
+other has accepted.
 
 How a question travels is not known here (proxy/channel.py). Records travel in their stored form, unknown members and
 all.
@@ -86,6 +91,10 @@ class Changed(_Message, frozen=True, gc=False):
     keys: list[str]
 
 
+class Gap(_Message, frozen=True, gc=False):
+    """Told: changes may have been missed, or will be; or are heard again from now on."""
+
+
 Question = Create | Find | Update | Delete | Touch | Page | Claim | Release | Remember | Recall | Ping
 
 
@@ -104,6 +113,7 @@ class SharedStore:
         self._ask_host = ask
         self._fault: errors.StoreError | None = None
         self._changed: Callable[[str], None] = _ignore
+        self._broken: Callable[[], None] = _ignore_gap
 
     @property
     def available(self) -> bool:
@@ -114,15 +124,18 @@ class SharedStore:
         return self._fault
 
     def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
-        self._changed = changed  # a gap can't be: without its supervisor a worker ends
+        self._changed, self._broken = changed, broken
 
-    def hear(self, notice: Changed) -> None:
+    def hear(self, notice: Changed | Gap) -> None:
         """The Host says what is no longer as this worker knows it."""
-        for key in notice.keys:
-            self._changed(key)
+        if isinstance(notice, Gap):
+            self._broken()
+        else:
+            for key in notice.keys:
+                self._changed(key)
 
     async def open(self) -> None:
-        await self.ping()
+        pass  # the supervisor has opened the store that it lends, and knows whether it serves
 
     async def close(self) -> None:
         pass
@@ -180,15 +193,15 @@ class SharedStore:
 
 
 class Host:
-    """The supervisor's side: serves every worker's SharedStore from one store, which nobody else writes to."""
+    """The supervisor's side: serves every worker's SharedStore from one store. To be made before that is opened."""
 
     def __init__(self, inner: store.SessionStore) -> None:
         self._inner = inner
-        self._members: dict[object, Callable[[Changed], None]] = {}
-        self._expired: list[str] = []
-        inner.watch(self._on_expiry, _ignore_gap)
+        self._members: dict[object, Callable[[Changed | Gap], None]] = {}
+        self._changed: list[str] = []
+        inner.watch(self._on_change, self._on_gap)
 
-    def admit(self, member: object, tell: Callable[[Changed], None]) -> None:
+    def admit(self, member: object, tell: Callable[[Changed | Gap], None]) -> None:
         """From now on this worker hears what others change."""
         self._members[member] = tell
 
@@ -240,14 +253,21 @@ class Host:
                     tell(notice)
         return done
 
-    def _on_expiry(self, key: str) -> None:
+    def _on_change(self, key: str) -> None:
+        """Something expired, or another proxy has changed it."""
         # A sweep meets thousands in one go: one notice for all of them.
-        if not self._expired:
-            asyncio.get_running_loop().call_soon(self._tell_expired)
-        self._expired.append(key)
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._tell_changed)
+        self._changed.append(key)
 
-    def _tell_expired(self) -> None:
-        notice, self._expired = Changed(self._expired), []
+    def _tell_changed(self) -> None:
+        notice, self._changed = Changed(self._changed), []
+        self._tell_all(notice)
+
+    def _on_gap(self) -> None:
+        self._tell_all(Gap())
+
+    def _tell_all(self, notice: Changed | Gap) -> None:
         for tell in self._members.values():
             tell(notice)
 
@@ -257,4 +277,4 @@ def _ignore(_key: str) -> None:
 
 
 def _ignore_gap() -> None:
-    """The embedded store misses nothing."""
+    """Nobody watches."""

@@ -47,7 +47,7 @@ class Telemetry:
 
     def attach(self, proxy: source.Source) -> None:
         """From now on a scrape tells of this proxy. Once."""
-        self._registry.register(families.Families(self._server, proxy, self._read_store_times))
+        self._registry.register(families.Families(self._server, proxy, self.store_times))
         prometheus_client.ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -58,7 +58,8 @@ class Telemetry:
         """All of it as a message to the supervisor, which adds up the workers (fleet.py)."""
         return fleet.read(self._registry)
 
-    def _read_store_times(self) -> Iterator[tuple[str, families.Buckets, float]]:
+    def store_times(self) -> Iterator[tuple[str, families.Buckets, float]]:
+        """Of each operation: cumulative buckets, and the sum of the seconds."""
         for operation, counts in sorted(self._store_counts.items()):
             totals = itertools.accumulate(counts)
             bounds = (*map(str, STORE_BOUNDS_SECONDS), "+Inf")

@@ -22,6 +22,7 @@ from tests import kit
 from tests.kit import actors_message, actors_wire, command, redis_server
 from tests.proxy import fleet as fleets
 
+PREFIX = "fastproxy:default:session:"
 FLAGS = ["--workers", "2", "--drain-delay", "200ms"]
 
 
@@ -126,7 +127,7 @@ def test_the_bound_of_the_store_is_one_for_all_workers() -> None:
         assert len(fleet.proxies[0].sessions()) == 10
 
 
-def test_with_redis_each_worker_speaks_to_it_itself(redis: redis_server.RedisServer) -> None:
+def test_with_redis_every_worker_knows_every_session(redis: redis_server.RedisServer) -> None:
     with crew("--name", "with-workers", redis=redis) as fleet:
         (proxy,) = fleet.proxies
         sessions = [fleet.open() for _ in range(4)]
@@ -158,7 +159,9 @@ def test_a_store_that_is_away_at_first_makes_it_ready_when_all_workers_have_it()
             opened = fleet.open()
             server.start()
             fleets.await_that(lambda: is_ready(proxies[0]), "ready")
-            fleets.await_that(lambda: fleet.keys() == [opened], "what was opened meanwhile is written")
+            fleets.await_that(
+                lambda: server.execute("EXISTS", PREFIX + opened) == 1, "what was opened meanwhile is written"
+            )
             for number in range(1, 9):
                 assert fleet.count(0, opened) == number
             assert proxies[0].metrics().value("fastproxy_store_available") == 1
@@ -453,11 +456,12 @@ def test_when_no_worker_can_begin_any_more_it_ends_with_one_and_says_why(tmp_pat
         first, second = workers_of(proxy)
         certificate.write_text("no certificate")
         proxy.signal(signal.SIGHUP)
-        fleets.await_that(lambda: "certificates were not reloaded" in proxy.stderr, "the new one is refused")
+        fleets.await_that(lambda: "configuration was not reloaded" in proxy.stderr, "the new one is refused")
         os.kill(first, signal.SIGKILL)
         fleets.await_that(lambda: "worker did not start" in proxy.stderr, "its replacement can't begin")
         status, said = proxy.readiness()
-        assert (status, said["reasons"]) == (503, ["starting"])
+        assert status == 503
+        assert "starting" in said["reasons"]
         assert second in workers_of(proxy), "the other serves on"
         os.kill(second, signal.SIGKILL)
         assert proxy.wait(10) == 1
