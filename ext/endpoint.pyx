@@ -28,6 +28,7 @@ cdef class Endpoint:
     cdef readonly int connecting
     cdef readonly int in_flight      # exchanges
     cdef readonly int calls          # those among them that are no GET: a GET waits for events more than it works
+    cdef public int expected         # calls whose connection is being made
     cdef public int calls_max        # the fast lane gives it no more; 0: as many as there are
     cdef readonly int streams        # event streams among them
     cdef uint32_t moves              # how often its name has come to mean another address

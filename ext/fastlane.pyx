@@ -57,7 +57,9 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     if entry == NULL or entry.epoch != table.epoch or entry.flags & (FLAG_SSE | FLAG_HASHED):
         return LANE_STORY
     endpoint = reactor.endpoints[entry.endpoint]
-    if not endpoint.live or not endpoint.spare or (endpoint.calls_max and endpoint.calls >= endpoint.calls_max):
+    if not endpoint.live or not endpoint.spare:
+        return LANE_STORY
+    if endpoint.calls_max and endpoint.calls + endpoint.expected >= endpoint.calls_max:
         return LANE_STORY
     if size < <Py_ssize_t>head.size + head.length:
         return LANE_WAIT

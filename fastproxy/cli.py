@@ -17,7 +17,7 @@ import click
 
 import fastproxy
 from fastproxy import admin_commands, errors, flags
-from fastproxy.config import document, load, schema
+from fastproxy.config import document, load, schema, watch
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -39,21 +39,22 @@ def program() -> None:
 
 
 def _serve(given: dict[str, object]) -> int:
-    loaded = load.load(given, os.environ)
+    watched = watch.Watch(given, os.environ)
+    loaded = watched.load()
     if loaded.config.command:
         raise errors.ConfigError(["-- COMMAND: stdio servers are not supported yet (give --backend)"])
     _complain(f"warning: {warning}" for warning in loaded.warnings)
-    return _run(loaded.config)
+    return _run(loaded.config, watched)
 
 
-def _run(config: schema.ServeConfig) -> int:
+def _run(config: schema.ServeConfig, watched: watch.Watch) -> int:
     # Loaded late: no other command should pay for the event loop, the store's client and the compiled core.
     try:
         room = "fastproxy.proxy.server" if config.workers == 1 else "fastproxy.proxy.workers"
         server = importlib.import_module(room)
     except ImportError as error:
         raise errors.StartError(f"{error} (is fastproxy built and installed? pip install . does both)") from error
-    return int(server.run(config))
+    return int(server.run(config, watched))
 
 
 program.add_command(

@@ -171,6 +171,7 @@ class Endpoint:
     prefix: bytes
     tls_context: SSLContext | None
     calls_max: int
+    expected: int
     def __init__(
         self,
         index: int,

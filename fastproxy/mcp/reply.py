@@ -61,6 +61,11 @@ def backend_unavailable() -> Refusal:
     return Refusal(503, -32603, message, reason="backend_unavailable", in_band=True, retry=True)
 
 
+def backend_overloaded() -> Refusal:
+    message = "the MCP server has as many requests as it may (--max-requests-per-backend); try again in a moment"
+    return Refusal(503, -32603, message, reason="backend_overloaded", in_band=True, retry=True)
+
+
 def backend_lost() -> Refusal:
     message = "the connection to the MCP server was lost before it answered; the request may have run"
     return Refusal(502, -32603, message, reason="backend_lost", in_band=True, may_have_run=True)
@@ -89,6 +94,11 @@ def record_too_new() -> Refusal:
 def too_many_sessions() -> Refusal:
     message = "the proxy holds as many sessions as it may (--max-sessions); try again later"
     return Refusal(503, -32603, message, reason="too_many_sessions", retry=True)
+
+
+def too_many_new_sessions() -> Refusal:
+    message = "too many new sessions in this second (--max-new-sessions-per-second); try again in a moment"
+    return Refusal(429, -32603, message, reason="too_many_new_sessions", retry=True)
 
 
 class _Error(msgspec.Struct, frozen=True, omit_defaults=True):

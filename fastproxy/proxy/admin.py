@@ -19,7 +19,7 @@ from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import schema
 from fastproxy.mcp import reply
-from fastproxy.proxy import guard
+from fastproxy.proxy import guard, reload
 from fastproxy.session import record, store
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,10 @@ class Plane(Protocol):
     def discovery_fault(self) -> str | None:
         """Why DNS can't say which replicas there are."""
 
+    @property
+    def reloads(self) -> reload.Reloads:
+        """What became of the configuration when it was read again."""
+
     def endpoint(self, index: int, /) -> Endpoint: ...
 
     @property
@@ -150,13 +154,7 @@ class Admin:
     def __init__(self, plane: Plane, metrics: Numbers) -> None:
         self._plane = plane
         self._metrics = metrics
-        config = plane.config
-        self._guard = guard.Guard(
-            hosts=("*",) if "*" in config.allowed_host else (),  # the others are names of the data address
-            origins=config.allowed_origin,
-            loopback=config.admin is not None and guard.is_loopback(config.admin.host),
-            scheme="http",
-        )
+        self._guard = guard.of_admin(plane.config)
         self._routes: Mapping[str, Mapping[str, Show]] = {
             "/healthz": {"GET": self._show_health},
             "/readyz": {"GET": self._show_readiness},
@@ -167,6 +165,10 @@ class Admin:
             "/drain": {"POST": self._drain},
             "/config": {"GET": self._show_config},
         }
+
+    def configure(self, config: schema.ServeConfig) -> None:
+        """Other hosts and origins from now on."""
+        self._guard = guard.of_admin(config)
 
     async def serve(self, exchange: core.Exchange) -> None:
         """Answer one request, whatever it asks."""
@@ -217,8 +219,8 @@ class Admin:
         return Page(200, _encode({"alive": True}))
 
     async def _show_readiness(self, _asked: Asked) -> Page:
-        """Reasons against it, and troubles that are named but are none: of discovery, whose last replicas go on, and of
-        the store once it has answered."""
+        """Reasons against it, and troubles that are named but are none: of discovery, whose last replicas go on, of a
+        configuration that can't take the place of this one, and of the store once it has answered."""
         plane = self._plane
         details: dict[str, str] = {}
         if plane.lifecycle != "serving":
@@ -228,6 +230,7 @@ class Admin:
         ready = not details and plane.store_answered
         if plane.discovery_fault is not None:
             details["discovery_failing"] = plane.discovery_fault
+        details |= plane.reloads.faults
         fault = await self._find_fault()
         if fault is not None:
             details[fault.reason] = str(fault)

@@ -17,9 +17,9 @@ from prometheus_client import core, registry
 
 from fastproxy import errors, telemetry
 from fastproxy.config import schema
-from fastproxy.proxy import channel, worker
+from fastproxy.proxy import channel, reload, worker
 from fastproxy.session import memory, record, store
-from fastproxy.telemetry import fleet, source
+from fastproxy.telemetry import families, fleet, source
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ class Crew:
         self.draining = False
         self.store_answered = False
         self.deaths_total = 0
+        self.reloads = reload.Reloads()
         self.backends = Replicas()
         self.book = Sessions(sessions, self.backends)
         self.members: dict[object, channel.Channel] = {}
@@ -119,6 +120,7 @@ class Crew:
         self._own = registry.CollectorRegistry()  # of the supervisor itself
         prometheus_client.ProcessCollector(registry=self._own)
         self._own.register(Heads(self, times))
+        self._own.register(families.Reloads(config.name, lambda: self.reloads.counts))
         self._fleet = fleet.Fleet(self._now)
         self._registry = registry.CollectorRegistry()
         self._registry.register(self._fleet)

@@ -29,13 +29,13 @@ StaticBackends = tuple[backend.StaticBackend, ...]
 
 
 class Discovery:
-    """`find_replicas` asks DNS, and is None where the configuration has no dns://. `on_failure` hears of a replica that
-    can't be reached, `drop` lets go of one that is forgotten, or says no."""
+    """`find_replicas` asks DNS. `on_failure` hears of a replica that can't be reached, `drop` lets go of one that is
+    forgotten, or says no."""
 
     def __init__(
         self,
         configured: tuple[backend.Backend, ...],
-        find_replicas: Lookup | None,
+        find_replicas: Lookup,
         *,
         replicas: backends.Backends,
         hosts: names.Names,
@@ -52,13 +52,46 @@ class Discovery:
         self._start_task = start_task
         self._on_failure = on_failure
         self._drop = drop
-        self._memories = {
-            item: discovery.Memory[backend.StaticBackend]()
-            for item in configured
-            if isinstance(item, backend.DnsBackend)
-        }
+        self._memories: dict[backend.DnsBackend, discovery.Memory[backend.StaticBackend]] = {}
+        self._followers: dict[backend.DnsBackend, asyncio.Task[None]] = {}
         self._errors = 0
+        self._remember()
         self._apply()
+
+    @property
+    def asks_dns(self) -> bool:
+        """May there be more replicas at any time?"""
+        return bool(self._memories)
+
+    def configure(self, configured: tuple[backend.Backend, ...]) -> None:
+        """Other replicas from now on; with new names from their first answers on, so that nobody finds none."""
+        self._configured = configured
+        new = self._remember()
+        if new:
+            self._start_task(self._begin(new), name="discover replicas")
+        else:
+            self._apply()
+
+    async def _begin(self, new: list[backend.DnsBackend]) -> None:
+        asked = [self._start_task(self._ask(item), name="discover replicas") for item in new]
+        await asyncio.wait(asked, timeout=FIRST_SECONDS_MAX)
+        self._follow_names()
+        self._apply()
+
+    def _follow_names(self) -> None:
+        for item in self._memories.keys() - self._followers.keys():
+            self._followers[item] = self._start_task(self._follow(item), name="follow a name")
+
+    def _remember(self) -> list[backend.DnsBackend]:
+        """A memory for each name that is configured, and for no other; which are new."""
+        wanted = [item for item in self._configured if isinstance(item, backend.DnsBackend)]
+        for item in self._memories.keys() - set(wanted):
+            del self._memories[item]
+            if item in self._followers:
+                self._followers.pop(item).cancel()
+        new = [item for item in wanted if item not in self._memories]
+        self._memories.update((item, discovery.Memory()) for item in new)
+        return new
 
     @property
     def errors_total(self) -> int:
@@ -84,8 +117,7 @@ class Discovery:
         ]
         if first:
             await asyncio.wait(first, timeout=FIRST_SECONDS_MAX)
-        for item in self._memories:
-            self._start_task(self._follow(item), name="follow a name")
+        self._follow_names()
         self._start_task(self._check_hosts(), name="check the names of replicas")
         self._start_task(self._forget_idle(), name="forget replicas")
 
@@ -99,7 +131,6 @@ class Discovery:
             await self._ask(item)
 
     async def _ask(self, item: backend.DnsBackend) -> None:
-        assert self._find_replicas is not None
         memory = self._memories[item]
         was_ill = memory.error is not None
         try:

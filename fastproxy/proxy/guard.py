@@ -5,6 +5,7 @@ DNS rebinding from a backend that looks at Host alone (mcp.md §0.8). Pure.
 import functools
 import ipaddress
 
+from fastproxy.config import schema
 from fastproxy.mcp import reply
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -81,6 +82,26 @@ class Guard:
             return False
         own_name, own_port = split_host(host)
         return (name, port or default) == (own_name, own_port or _DEFAULT_PORTS[self._scheme])
+
+
+def of_data(config: schema.ServeConfig) -> Guard:
+    """That of the data address."""
+    return Guard(
+        hosts=config.allowed_host,
+        origins=config.allowed_origin,
+        loopback=is_loopback(config.listen.host),
+        scheme="https" if config.tls_cert else "http",
+    )
+
+
+def of_admin(config: schema.ServeConfig) -> Guard:
+    """That of the admin address: the names of the data address are not its own."""
+    return Guard(
+        hosts=("*",) if "*" in config.allowed_host else (),
+        origins=config.allowed_origin,
+        loopback=config.admin is not None and is_loopback(config.admin.host),
+        scheme="http",
+    )
 
 
 class Trusts:

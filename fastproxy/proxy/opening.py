@@ -15,7 +15,7 @@ from typing import Any
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.mcp import envelope, reply
-from fastproxy.proxy import recovery
+from fastproxy.proxy import admission, recovery
 from fastproxy.routing import backends
 from fastproxy.session import book, record
 from fastproxy.wire import request as requests
@@ -39,12 +39,14 @@ class Opening:
         replicas: backends.Backends,
         rescue: recovery.Recovery,
         *,
+        bounds: admission.Admission,
         room: Callable[[], bool],
         start_task: book.StartTask,
     ) -> None:
         self._book = sessions
         self._replicas = replicas
         self._recovery = rescue
+        self._bounds = bounds
         self._has_room = room
         self._start_task = start_task
 
@@ -54,6 +56,7 @@ class Opening:
         """A new session, unless the server is stateless and hands out no id."""
         if not self._has_room():
             raise reply.too_many_sessions()
+        self._bounds.begin_session()
         answer: core.AnswerHead = await ask_any(exchange, core.SESSION_STRIP, for_session=True)
         index = exchange.endpoint_index
         try:
@@ -88,6 +91,7 @@ class Opening:
 
     async def event_stream(self, exchange: core.Exchange, request: requests.Request, ask_any: AskAny) -> None:
         """A GET for events without a session: legacy HTTP+SSE when its first event is `endpoint`."""
+        self._bounds.begin_session()
         answer: core.AnswerHead = await ask_any(exchange, core.SESSION_STRIP, for_session=True)
         index = exchange.endpoint_index
         try:

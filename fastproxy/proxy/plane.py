@@ -6,6 +6,7 @@ Nothing is listened to and no store is asked before `open`. server.py owns the p
 import asyncio
 import collections
 import contextlib
+import functools
 import importlib
 import logging
 import ssl
@@ -18,14 +19,17 @@ from fastproxy._ext import core
 from fastproxy.config import backend, schema
 from fastproxy.mcp import reply
 from fastproxy.proxy import (
+    admission,
     dialer,
     dialogue,
     discovery,
     guard,
+    inquiry,
     listening,
     names,
     opening,
     recovery,
+    reload,
     stateless,
     story,
     tasks,
@@ -53,6 +57,8 @@ class Plane:
         self.lifecycle = "starting"
         self.store_answered = False
         self.drain: Callable[[], None] = lambda: None  # the server's
+        self.listener: core.Listener | None = None  # the server's, of the data address
+        self.reloads = reload.Reloads()  # the server's to keep
         self.tasks = tasks.Tasks()
         loop = asyncio.get_running_loop()
         in_memory = config.store.kind == "memory"
@@ -78,7 +84,7 @@ class Plane:
         self.endpoints: dict[int, core.Endpoint] = {}
         self._dropped: collections.deque[tuple[float, int]] = collections.deque()
         self._backend_tls: ssl.SSLContext | None = None
-        self.backends = backends.Backends(config.policy, self._load_of, self._add_endpoint)
+        self.backends = backends.Backends(config.policy, self._load_of, self._add_endpoint, self._set_prefix)
         self.book = book.Book(
             self.reactor.table,
             self.sessions,
@@ -92,33 +98,44 @@ class Plane:
         self.reactor.touch_seconds = self.book.touch_seconds
         self._open_discovery()
         self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
+        self.admission = admission.Admission(
+            requests_per_backend_max=config.max_requests_per_backend,
+            new_sessions_per_second=config.max_new_sessions_per_second,
+            endpoint_of=self.endpoint,
+            clock=time.monotonic,
+        )
+        self.inquiry = inquiry.Inquiry(
+            replicas=self.backends,
+            dial=self.dialer,
+            bounds=self.admission,
+            replay_bytes_max=config.replay_body,
+            response_seconds=config.response_timeout,
+            on_failure=self._replica_failed,
+            endpoint_of=self.endpoint,
+        )
         self.opening = opening.Opening(
-            self.book, self.backends, self.recovery, room=self._has_room, start_task=self.tasks.start
+            self.book,
+            self.backends,
+            self.recovery,
+            bounds=self.admission,
+            room=self._has_room,
+            start_task=self.tasks.start,
         )
-        self.guard = guard.Guard(
-            hosts=config.allowed_host,
-            origins=config.allowed_origin,
-            loopback=guard.is_loopback(config.listen.host),
-            scheme="https" if config.tls_cert else "http",
-        )
+        self.guard = guard.of_data(config)
         self.story = story.Story(
             reactor=self.reactor,
             gate=self.guard,
             sessions=self.book,
             replicas=self.backends,
-            dial=self.dialer,
+            asker=self.inquiry,
             rescue=self.recovery,
             opener=self.opening,
             sessionless=self._make_stateless(),
             on_backend_loss=config.on_backend_loss,
-            response_seconds=config.response_timeout,
-            on_failure=self._replica_failed,
-            endpoint_of=self.endpoint,
             start_task=self.tasks.start,
         )
 
     def _make_stateless(self) -> stateless.Stateless:
-        several = any(isinstance(item, backend.DnsBackend) for item in self.config.backend)
         listener = listening.Listening(
             replicas=self.backends,
             endpoint_of=self.endpoint,
@@ -129,19 +146,14 @@ class Plane:
             sessions=self.sessions,
             replicas=self.backends,
             listener=listener,
-            several=lambda: several or len(self.backends.all()) > 1,
+            several=lambda: self.discovery.asks_dns or len(self.backends.all()) > 1,
             start_task=self.tasks.start,
         )
 
     def _open_discovery(self) -> None:
         config = self.config
-        asks_dns = any(isinstance(item, backend.DnsBackend) for item in config.backend)
-        dns: Any = None
-        if asks_dns or config.dns_server is not None:
-            # dnspython is 4 MiB and 40 ms, which replicas by URL need not pay for
-            dns = importlib.import_module("fastproxy.proxy.resolver").Resolver(config.dns_server)
         self.names = names.Names(
-            names.ask_system if dns is None or config.dns_server is None else dns.find_addresses,
+            names.ask_system if config.dns_server is None else self._resolver.find_addresses,
             clock=time.monotonic,
             start_task=self.tasks.start,
             on_moved=self._host_moved,
@@ -149,7 +161,7 @@ class Plane:
         self.dialer = dialer.Dialer(self.reactor, self.names)
         self.discovery = discovery.Discovery(
             config.backend,
-            dns.find_replicas if dns is not None else None,
+            lambda item: self._resolver.find_replicas(item),
             replicas=self.backends,
             hosts=self.names,
             clock=time.monotonic,
@@ -157,6 +169,16 @@ class Plane:
             on_failure=self._replica_failed,
             drop=self._drop_endpoint,
         )
+
+    @functools.cached_property
+    def _resolver(self) -> Any:
+        # dnspython is 4 MiB and 40 ms, which replicas by URL need not pay for
+        return importlib.import_module("fastproxy.proxy.resolver").Resolver(self.config.dns_server)
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How often the proxy answered by itself, by reason."""
+        return self.story.refusals
 
     @property
     def recoveries(self) -> dict[tuple[str, str], int]:
@@ -214,8 +236,12 @@ class Plane:
             )
         except OverflowError as error:
             raise backends.NoRoom(f"{static.url}: {error}") from error
+        endpoint.calls_max = self.config.max_requests_per_backend
         self.endpoints[endpoint.index] = endpoint
         return endpoint.index
+
+    def _set_prefix(self, replica: backends.Replica) -> None:
+        self.endpoints[replica.index].prefix = replica.path.encode("ascii")
 
     def _drop_endpoint(self, replica: backends.Replica) -> bool:
         if not self.reactor.drop_endpoint(self.endpoints[replica.index]):
@@ -235,6 +261,16 @@ class Plane:
         if self._backend_tls is None:
             self._backend_tls = ssl.create_default_context(cafile=self.config.backend_ca)
         return self._backend_tls
+
+    def trust_backends(self, context: ssl.SSLContext) -> None:
+        """What new connections to https replicas are verified with; the old ones serve what they have."""
+        if self._backend_tls is not None and self._backend_tls.get_ca_certs(True) == context.get_ca_certs(True):
+            return
+        self._backend_tls = context
+        for endpoint in self.endpoints.values():
+            if endpoint.tls_context is not None:
+                endpoint.tls_context = context
+                endpoint.moved()
 
     def _load_of(self, replica: backends.Replica) -> policy.Load:
         return policy.Load(self.reactor.table.count(replica.index), self.endpoints[replica.index].in_flight)

@@ -17,8 +17,8 @@ import uvloop
 
 from fastproxy import errors, telemetry
 from fastproxy._ext import core
-from fastproxy.config import address, schema
-from fastproxy.proxy import access, admin, guard, plane
+from fastproxy.config import address, schema, watch
+from fastproxy.proxy import access, admin, admission, guard, plane, reload, settings
 from fastproxy.session import store
 
 logger = logging.getLogger(__name__)
@@ -28,15 +28,15 @@ DRAIN_STEP_SECONDS = 0.05
 CUT_SECONDS_MAX = 1.0  # for streams to reach the end of an event, once they were told to end
 
 
-def run(config: schema.ServeConfig) -> int:
+def run(config: schema.ServeConfig, watched: watch.Watch) -> int:
     """Serve until told to stop; the exit code. StartError, StoreRefused: it could not begin."""
     access.configure_logging(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_main(config))
+        return runner.run(_main(config, watched))
 
 
-async def _main(config: schema.ServeConfig) -> int:
-    return await Server(config).run()
+async def _main(config: schema.ServeConfig, watched: watch.Watch) -> int:
+    return await Server(config).run(watched)
 
 
 class Server:
@@ -55,17 +55,20 @@ class Server:
         self._access = access.AccessLog()
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._signals = 0
-        self._tls: ssl.SSLContext | None = None
 
-    async def run(self) -> int:
+    async def run(self, watched: watch.Watch) -> int:
         """Until the end; the exit code."""
+        warn_of_shortage(self.config)
         data = listen(self.config.listen, "--listen")
         pages = None if self.config.admin is None else listen(self.config.admin, "--admin")
         await self.open(data)
         announce(self.config, self._listener.fd, pages)
         if pages is not None:
             self.plane.reactor.listen(pages.detach(), "admin", fast_lane=False)
-        self._catch_signals()
+        reloader = reload.Reloader(self.config, watched, self.plane.reloads, self.configure)
+        self.metrics.attach_reloads(lambda: self.plane.reloads.counts)
+        self._catch_signals(reloader)
+        self.plane.tasks.start(reloader.follow(), name="follow the configuration")
         try:
             return await self.done
         finally:
@@ -74,15 +77,31 @@ class Server:
     async def open(self, data: socket.socket, *, accepts_max: int | None = None) -> None:
         """Serve on a listening socket. `accepts_max`: connections taken in one go, where other processes accept there,
         too. StartError, StoreRefused: it can't be."""
-        self._tls = make_tls(self.config)
+        tls = make_tls(self.config)
         await self.plane.open()
-        listener = self.plane.reactor.listen(data.detach(), "data", tls_context=self._tls)
-        listener.any_host = self.plane.guard.any_host
-        listener.trusts = trusts(self.config)
+        listener = self.plane.reactor.listen(data.detach(), "data", tls_context=tls)
         if accepts_max is not None:
             listener.accepts_max = accepts_max
-        self._listener = listener
+        self._listener = self.plane.listener = listener
+        self._configure_listener()
         self.plane.lifecycle = "serving"
+
+    def configure(self, config: schema.ServeConfig) -> None:
+        """From now on this holds, for what comes. StartError: it can't, and nothing has changed."""
+        tls = make_tls(config)
+        settings.apply(self.plane, config)
+        self.config = config
+        self._listener.tls_context = tls
+        self._configure_listener()
+        self.admin.configure(config)
+        access.configure_logging(config.log_level, config.log_format)
+
+    def _configure_listener(self) -> None:
+        listener = self._listener
+        listener.any_host = self.plane.guard.any_host
+        listener.forget_hosts()
+        listener.trusts = trusts(self.config)
+        listener.connections_max = admission.connections_max(self.config)
 
     # ---- the relay's handler
 
@@ -108,11 +127,11 @@ class Server:
 
     # ---- signals and drain
 
-    def _catch_signals(self) -> None:
+    def _catch_signals(self, reloader: reload.Reloader) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_stop, self.config.drain_delay)
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._on_stop(self.config.drain_delay))
         loop.add_signal_handler(signal.SIGINT, self._on_stop, 0.0)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, reloader.reload)
 
     def _on_stop(self, delay: float) -> None:
         self._signals += 1
@@ -121,18 +140,6 @@ class Server:
             self.end(1)
         else:
             self.start_drain(delay)
-
-    def reload(self) -> None:
-        """Certificates are read again; running connections keep what they have."""
-        if self._tls is None:
-            return
-        try:
-            self._tls = make_tls(self.config)
-        except errors.StartError as error:
-            logger.error("certificates were not reloaded, the old ones stay: %s", error)
-            return
-        self._listener.tls_context = self._tls
-        logger.info("certificates reloaded")
 
     def drain(self) -> None:
         """POST /drain: as SIGTERM does."""
@@ -186,6 +193,13 @@ def make_tls(config: schema.ServeConfig) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise errors.StartError(f"cannot use --tls-cert and --tls-key: {error}") from error
     return context
+
+
+def warn_of_shortage(config: schema.ServeConfig) -> None:
+    """Said once, at start."""
+    shortage = admission.find_shortage(config)
+    if shortage is not None:
+        logger.warning("%s", shortage)
 
 
 def listen(where: address.Address, flag: str) -> socket.socket:

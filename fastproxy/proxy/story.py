@@ -16,14 +16,13 @@ from collections.abc import Awaitable, Callable
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.mcp import envelope, reply
-from fastproxy.proxy import dialer, guard, opening, recovery, stateless
+from fastproxy.proxy import dialer, guard, inquiry, opening, recovery, stateless
 from fastproxy.routing import backends
 from fastproxy.session import book
 from fastproxy.wire import request as requests
 
 logger = logging.getLogger(__name__)
 
-PEEK_BYTES_MAX = 65536  # interface §3.1: an `initialize` is looked for in bodies up to 64 KiB
 _SESSION_ID = re.compile(r"[!-~]{1,1024}")
 FORGOTTEN_BYTES_MAX = 65536  # of an error answer that is read for "I do not know this session"
 STREAM_AGAIN_SECONDS = (0.05, 0.1, 0.2, 0.4)  # a backend needs a moment to notice that its stream was closed
@@ -42,32 +41,31 @@ class Story:
         gate: guard.Guard,
         sessions: book.Book,
         replicas: backends.Backends,
-        dial: dialer.Dialer,
+        asker: inquiry.Inquiry,
         rescue: recovery.Recovery,
         opener: opening.Opening,
         sessionless: stateless.Stateless,
         on_backend_loss: str,
-        response_seconds: float,
-        on_failure: Callable[[backends.Replica, str], None],
-        endpoint_of: Callable[[int], core.Endpoint],
         start_task: Callable[..., object],
     ) -> None:
         self._reactor = reactor
         self._gate = gate
         self._book = sessions
         self._replicas = replicas
-        self._dialer = dial
+        self._inquiry = asker
         self._recovery = rescue
         self._opening = opener
         self._stateless = sessionless
         self._reinitializes = on_backend_loss == "reinitialize"
-        self._response_seconds = response_seconds
-        self._on_failure = on_failure
-        self._endpoint_of = endpoint_of
         self._start_task = start_task
-        self._id_bytes_max = max(PEEK_BYTES_MAX, reactor.replay_bytes_max)  # of a body that is read for its id alone
         self._streams_closed: dict[str, float] = {}
         self.resumed = 0
+        self.refusals: dict[str, int] = {}  # by reason
+
+    def set_rules(self, *, gate: guard.Guard, on_backend_loss: str) -> None:
+        """Others, for what comes from now on."""
+        self._gate = gate
+        self._reinitializes = on_backend_loss == "reinitialize"
 
     # ---- the relay's calls
 
@@ -83,7 +81,7 @@ class Story:
             session_id = request.header(b"mcp-session-id") or ""
             exchange.note = session_id
             if exchange.lost is not None and exchange.lost.ran:
-                raise self._lost(exchange.lost)
+                raise self._inquiry.refuse(exchange.lost)
             await self._serve_session(exchange, request, session_id, answer)
 
         self._start_task(self._tell(exchange, go_on), name="exchange resumed")
@@ -108,7 +106,7 @@ class Story:
             except dialer.Unreachable as error:
                 await self._refuse(exchange, reply.backend_unreachable(str(error)))
             except core.UpstreamLost as lost:  # in the middle of an answer that was being looked at
-                await self._refuse(exchange, self._lost(lost))
+                await self._refuse(exchange, self._inquiry.refuse(lost))
         except core.ExchangeOver:
             return  # nobody is left to be answered
         except Exception:
@@ -116,17 +114,9 @@ class Story:
             exchange.abort("fault")
 
     async def _refuse(self, exchange: Exchange, refusal: reply.Refusal) -> None:
-        body, whole = exchange.body
-        length = exchange.body_length
-        if (
-            not whole
-            and exchange.has_body
-            and not exchange.awaits_continue
-            and exchange.may_repeat
-            and (length is None or length <= self._id_bytes_max)
-        ):
-            body, whole = await exchange.peek(self._id_bytes_max)
-        asked = envelope.read(body) if whole and body else None
+        asked = await self._inquiry.envelope(exchange)
+        if "reason" in refusal.data:
+            self.refusals[refusal.reason] = self.refusals.get(refusal.reason, 0) + 1
         status, fields, answer = reply.render(refusal, asked, legacy=not exchange.modern)
         logger.info("refused: status=%d reason=%s detail=%s", refusal.status, refusal.reason, refusal)
         exchange.answer(status, fields, answer)
@@ -136,7 +126,7 @@ class Story:
     async def _serve(self, exchange: Exchange, request: Request) -> None:
         self._admit(exchange, request)
         if exchange.modern:
-            return await self._stateless.serve(exchange, request, self._ask, self._ask_any)
+            return await self._stateless.serve(exchange, request, self._inquiry.ask, self._inquiry.ask_any)
         session_id = request.header(b"mcp-session-id")
         parameter = (
             requests.session_parameter(request.target) if request.method == "POST" and session_id is None else None
@@ -149,17 +139,17 @@ class Story:
         if request.method == "POST" and exchange.has_body:
             length = exchange.body_length
             body, whole = b"", False
-            if length is None or length <= PEEK_BYTES_MAX:
-                body, whole = await exchange.peek(PEEK_BYTES_MAX + 1)
-            asked = envelope.read(body) if whole and len(body) <= PEEK_BYTES_MAX else None
+            if length is None or length <= inquiry.PEEK_BYTES_MAX:
+                body, whole = await exchange.peek(inquiry.PEEK_BYTES_MAX + 1)
+            asked = envelope.read(body) if whole and len(body) <= inquiry.PEEK_BYTES_MAX else None
             if asked is not None and asked.method == "initialize":
-                return await self._opening.initialize(exchange, request, body, self._ask_any)
+                return await self._opening.initialize(exchange, request, body, self._inquiry.ask_any)
         if session_id is not None:
             return await self._serve_session(exchange, request, session_id, None)
         if parameter is not None:
             raise reply.session_not_found()
         if request.method == "GET" and request.wants_events():
-            return await self._opening.event_stream(exchange, request, self._ask_any)
+            return await self._opening.event_stream(exchange, request, self._inquiry.ask_any)
         return await self._serve_anybody(exchange, request)
 
     def _admit(self, exchange: Exchange, request: Request) -> None:
@@ -169,7 +159,7 @@ class Story:
             exchange.listener.approve_host(host.encode("latin-1"))
 
     async def _serve_anybody(self, exchange: Exchange, request: Request) -> None:
-        answer = await self._ask_any(exchange, core.SESSION_KEEP, for_session=False)
+        answer = await self._inquiry.ask_any(exchange, core.SESSION_KEEP, for_session=False)
         # Servers put ids that are dead at birth on their error answers (mcp.md §0.6).
         dead = answer.status >= 400 and b"mcp-session-id" not in request.headers
         exchange.relay(core.SESSION_STRIP if dead else core.SESSION_KEEP)
@@ -181,7 +171,7 @@ class Story:
         if place.backend_session_id is not None:
             target = requests.with_session_parameter(request.target, place.backend_session_id).encode("latin-1")
         try:
-            await self._ask(exchange, self._replicas.at(place.endpoint), core.SESSION_KEEP, b"", target)
+            await self._inquiry.ask(exchange, self._replicas.at(place.endpoint), core.SESSION_KEEP, b"", target)
         except dialer.Unreachable:
             await self._book.forget(place.session_id)  # the stream is lost, and the session with it
             raise reply.session_not_found() from None
@@ -241,8 +231,8 @@ class Story:
     async def _ask_place(self, exchange: Exchange, place: book.Place) -> core.AnswerHead:
         replica = self._replicas.at(place.endpoint)
         if place.backend_session_id is None:
-            return await self._ask(exchange, replica, core.SESSION_KEEP)
-        return await self._ask(exchange, replica, core.SESSION_SET, place.backend_session_id.encode("latin-1"))
+            return await self._inquiry.ask(exchange, replica, core.SESSION_KEEP)
+        return await self._inquiry.ask(exchange, replica, core.SESSION_SET, place.backend_session_id.encode("latin-1"))
 
     async def _bring_back(
         self, exchange: Exchange, request: Request, place: book.Place, lost: str, avoid: tuple[int, ...]
@@ -319,64 +309,6 @@ class Story:
             await asyncio.sleep(seconds)
             answer = await self._ask_place(exchange, place)
         return answer
-
-    # ---- asking replicas
-
-    async def _ask(
-        self,
-        exchange: Exchange,
-        replica: backends.Replica,
-        rule: int,
-        session: bytes = b"",
-        target: bytes | None = None,
-    ) -> core.AnswerHead:
-        """The answer's head of this replica. Sent twice only when it surely did not run the first time."""
-        endpoint = self._endpoint_of(replica.index)
-        again = False
-        while True:
-            try:
-                upstream = await self._dialer.connect(endpoint, fresh=again)
-            except dialer.Unreachable as error:
-                self._on_failure(replica, str(error))
-                raise
-            self._replicas.answered(replica)
-            try:
-                return await exchange.forward(upstream, rule, session, target)
-            except core.UpstreamLost as lost:
-                if lost.ran or lost.kind != "lost":
-                    raise self._lost(lost) from lost
-                if again or not exchange.may_repeat:
-                    raise dialer.Unreachable(f"{replica.url}: the connection was closed before the request") from lost
-                again = True
-
-    async def _ask_any(self, exchange: Exchange, rule: int, *, for_session: bool) -> core.AnswerHead:
-        """The answer's head of whoever gets what is new; the next replica when one can't be reached."""
-        tried: set[int] = set()
-        last: dialer.Unreachable | None = None
-        while True:
-            replica = self._replicas.choose(for_session=for_session, without=tried)
-            if replica is None:
-                if last is not None:
-                    raise last
-                raise reply.backend_unavailable()
-            tried.add(replica.index)
-            if for_session:
-                self._replicas.opening(replica.index)  # Opening says when it is over
-            try:
-                return await self._ask(exchange, replica, rule)
-            except BaseException as error:
-                if for_session:
-                    self._replicas.opened(replica.index)
-                if not isinstance(error, dialer.Unreachable) or not exchange.may_repeat:
-                    raise
-                last = error
-
-    def _lost(self, lost: core.UpstreamLost) -> reply.Refusal:
-        if lost.kind == "timeout":
-            return reply.backend_timeout(self._response_seconds)
-        if lost.kind == "protocol":
-            return reply.backend_protocol_error(lost.detail)
-        return reply.backend_lost()
 
 
 def is_session_id(text: str) -> bool:

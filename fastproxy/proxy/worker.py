@@ -11,6 +11,7 @@ there must be one drain for all.
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import pickle
 import signal
@@ -26,6 +27,8 @@ from fastproxy.config import schema
 from fastproxy.proxy import access, channel, server, tasks
 from fastproxy.session import shared
 from fastproxy.telemetry import fleet
+
+logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0  # what a worker that is killed had counted since its last report is lost
 # Taken in one go. A client opens its pool of connections in a burst; who is awake first would have all of it, for good.
@@ -47,7 +50,9 @@ class Drain(_Message, frozen=True, gc=False):
 
 
 class Reload(_Message, frozen=True, gc=False):
-    """Certificates, from their files."""
+    """Another configuration, and the certificates anew from their files."""
+
+    config: bytes
 
 
 class Finish(_Message, frozen=True, gc=False):
@@ -136,6 +141,7 @@ class Worker:
         self._begun: asyncio.Future[schema.ServeConfig] = asyncio.get_running_loop().create_future()
         self._sessions = shared.SharedStore(self._ask_store)
         self._server: server.Server | None = None
+        self._wanted: schema.ServeConfig | None = None  # said before there was a server
         self._idle = self._all_idle = False
         self._channel = channel.Channel(
             TO_WORKER, serve=self._answer, hear=self._hear, lost=self._orphaned, start_task=self._tasks.start
@@ -154,6 +160,7 @@ class Worker:
             self._channel.close()
             return 1
         self._server = serving
+        self._configure()
         serving.agree = self._agree
         self._channel.tell(Serving())
         reports = self._tasks.start(self._report_for_ever(serving), name="report")
@@ -179,8 +186,18 @@ class Worker:
             case Finish():
                 self._all_idle = True
             case Reload():
-                if self._server is not None:
-                    self._server.reload()
+                self._wanted = pickle.loads(notice.config)
+                self._configure()
+
+    def _configure(self) -> None:
+        """The supervisor has found nothing wrong with it; a file may have changed since."""
+        if self._server is None or self._wanted is None:
+            return
+        try:
+            self._server.configure(self._wanted)
+        except errors.StartError as error:
+            logger.error("configuration was not reloaded, the old one stays: %s", error)
+        self._wanted = None
 
     async def _answer(self, question: Look | End) -> object:
         if self._server is None:

@@ -25,8 +25,8 @@ import uvloop
 
 from fastproxy import errors, telemetry
 from fastproxy._ext import core
-from fastproxy.config import schema
-from fastproxy.proxy import access, admin, channel, crew, plane, server, tasks, worker
+from fastproxy.config import schema, watch
+from fastproxy.proxy import access, admin, channel, crew, plane, reload, server, settings, tasks, worker
 from fastproxy.session import shared, store
 
 logger = logging.getLogger(__name__)
@@ -40,15 +40,15 @@ LAST_SECONDS_MAX = 1.0  # from the end of a worker's channel to its own
 SPARE_SECONDS = 3.0  # for a worker to end, after what its own drain may take
 
 
-def run(config: schema.ServeConfig) -> int:
+def run(config: schema.ServeConfig, watched: watch.Watch) -> int:
     """Serve until told to stop; the exit code. StartError, StoreRefused: it could not begin."""
     access.configure_logging(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_main(config))
+        return runner.run(_main(config, watched))
 
 
-async def _main(config: schema.ServeConfig) -> int:
-    return await Supervisor(config).run()
+async def _main(config: schema.ServeConfig, watched: watch.Watch) -> int:
+    return await Supervisor(config).run(watched)
 
 
 class Supervisor:
@@ -70,13 +70,16 @@ class Supervisor:
         self._start_seconds_max = START_SECONDS_MAX + config.workers
         self._leaving = False  # who ends now is not replaced
 
-    async def run(self) -> int:
+    async def run(self, watched: watch.Watch) -> int:
         """Until the end; the exit code."""
+        server.warn_of_shortage(self.config)
         server.make_tls(self.config)  # what is wrong with it is said once
         self._data = server.listen(self.config.listen, "--listen")
         pages = None if self.config.admin is None else server.listen(self.config.admin, "--admin")
         await self._open_store()
-        self._catch_signals()
+        reloader = reload.Reloader(self.config, watched, self._crew.reloads, self._configure)
+        self._catch_signals(reloader)
+        self._tasks.start(reloader.follow(), name="follow the configuration")
         keepers = [self._tasks.start(self._keep(seat), name=f"keep worker {seat.number}") for seat in self._seats]
         for keeper in keepers:
             keeper.add_done_callback(self._on_task_end)
@@ -248,11 +251,11 @@ class Supervisor:
 
     # ---- signals and drain
 
-    def _catch_signals(self) -> None:
+    def _catch_signals(self, reloader: reload.Reloader) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_stop, self.config.drain_delay)
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._on_stop(self.config.drain_delay))
         loop.add_signal_handler(signal.SIGINT, self._on_stop, 0.0)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGHUP, reloader.reload)
 
     def _on_stop(self, delay: float) -> None:
         self._signals += 1
@@ -262,18 +265,16 @@ class Supervisor:
         else:
             self._start_drain(delay)
 
-    def _on_hangup(self) -> None:
-        """Each worker reads the certificates again, if they can be used; those that come later read them anyway."""
-        if self.config.tls_cert is None:
-            return
-        try:
-            server.make_tls(self.config)
-        except errors.StartError as error:
-            logger.error("certificates were not reloaded, the old ones stay: %s", error)
-            return
+    def _configure(self, config: schema.ServeConfig) -> None:
+        """Every worker does it, and those that come later begin with it. StartError: none could."""
+        server.make_tls(config)
+        settings.load_backend_trust(config)
+        self.config = self._crew.config = config
+        self._admin.configure(config)
+        access.configure_logging(config.log_level, config.log_format)
         for seat in self._seats:
             if seat.line is not None:
-                seat.line.tell(worker.Reload())
+                seat.line.tell(worker.Reload(pickle.dumps(config)))
 
     def drain(self) -> None:
         """POST /drain: as SIGTERM does."""

@@ -48,19 +48,28 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
 
 class Backends:
     """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index, or
-    raises NoRoom."""
+    raises NoRoom; `on_path` hears of a replica that is configured with another path now."""
 
     def __init__(
-        self, choose: str, load_of: Callable[[Replica], policy.Load], add: Callable[[backend.StaticBackend], int]
+        self,
+        choose: str,
+        load_of: Callable[[Replica], policy.Load],
+        add: Callable[[backend.StaticBackend], int],
+        on_path: Callable[[Replica], None],
     ):
         self._policy = policy.POLICIES[choose]
         self._load_of = load_of
         self._add = add
+        self._on_path = on_path
         self._by_url: dict[str, Replica] = {}
         self._by_index: dict[int, Replica] = {}
         self._turn = 0
         self._foreign = 0
         self._openings: dict[int, int] = {}
+
+    def set_policy(self, choose: str) -> None:
+        """Another policy for sessions that begin from now on."""
+        self._policy = policy.POLICIES[choose]
 
     def apply(self, wanted: Iterable[backend.StaticBackend]) -> None:
         """From now on these are the replicas; those that are not among them leave."""
@@ -73,6 +82,9 @@ class Backends:
                     self._learn(static, state="live")
                 continue
             replica.pod = replica.pod or static.pod
+            if replica.path != static.path:
+                replica.path = static.path
+                self._on_path(replica)
             if replica.state == "leaving":
                 self._return(replica)
         for url, replica in self._by_url.items():

@@ -12,7 +12,7 @@ MCP server; process_* are prometheus_client's own.
 import bisect
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import prometheus_client
 from prometheus_client import exposition, registry
@@ -49,6 +49,10 @@ class Telemetry:
         """From now on a scrape tells of this proxy. Once."""
         self._registry.register(families.Families(self._server, proxy, self.store_times))
         prometheus_client.ProcessCollector(registry=self._registry)
+
+    def attach_reloads(self, read_counts: Callable[[], Mapping[str, int]]) -> None:
+        """This process reads the configuration."""
+        self._registry.register(families.Reloads(self._server, read_counts))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and content type."""

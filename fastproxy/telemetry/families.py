@@ -5,7 +5,7 @@ comes from a small set (replicas, methods, statuses, words of ours), never from 
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import core, registry
 
@@ -115,6 +115,21 @@ PLAIN: tuple[tuple[str, str, Callable[[source.Source], float]], ...] = (
         lambda proxy: proxy.reactor.refused_accepts,
     ),
     (
+        "fastproxy_connections_turned_away_total",
+        "Connections told 503 and closed because there were --max-connections already.",
+        lambda proxy: proxy.listener.turned_away if proxy.listener is not None else 0,
+    ),
+    (
+        "fastproxy_client_connections",
+        "Connections of clients that are open.",
+        lambda proxy: proxy.listener.connections if proxy.listener is not None else 0,
+    ),
+    (
+        "fastproxy_client_connections_max",
+        "How many there may be (--max-connections).",
+        lambda proxy: proxy.listener.connections_max if proxy.listener is not None else 0,
+    ),
+    (
         "fastproxy_client_stalls_total",
         "Clients cut off because they did not take what was sent to them (--idle-timeout).",
         lambda proxy: proxy.reactor.stalls,
@@ -135,6 +150,29 @@ PLAIN: tuple[tuple[str, str, Callable[[source.Source], float]], ...] = (
         lambda proxy: proxy.lifecycle == "draining",
     ),
 )
+
+
+class Reloads(registry.Collector):
+    """What became of the configuration: told by the process that reads it."""
+
+    def __init__(self, server: str, read_counts: Callable[[], Mapping[str, int]]) -> None:
+        self._server = server
+        self._read_counts = read_counts
+
+    def describe(self) -> Iterable[core.Metric]:
+        """Read at the scrape, like all others."""
+        return ()
+
+    def collect(self) -> Iterator[core.Metric]:
+        family = core.CounterMetricFamily(
+            "fastproxy_config_reloads_total",
+            "Configurations read again (SIGHUP, or the file has changed), by what became of them: applied, "
+            "restart_needed for a part of it, or refused as a whole.",
+            labels=("server", "outcome"),
+        )
+        for outcome, count in self._read_counts().items():
+            family.add_metric((self._server, outcome), count)
+        yield family
 
 
 class Families(registry.Collector):
@@ -159,6 +197,13 @@ class Families(registry.Collector):
             yield self._family(name, words, (), [((), float(read(self._proxy)))])
         yield self._read_requests()
         yield self._read_request_seconds()
+        yield self._family(
+            "fastproxy_refusals_total",
+            "Requests that the proxy answered by itself, by data.reason of the answer: limits (too_many_sessions, "
+            "too_many_new_sessions, backend_overloaded) and faults (such as backend_unreachable).",
+            ("reason",),
+            [((reason,), count) for reason, count in sorted(self._proxy.refusals.items())],
+        )
         yield from self._read_sessions()
         yield self._read_store_seconds()
         yield from self._read_replicas()
