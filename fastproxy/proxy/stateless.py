@@ -14,6 +14,7 @@ either direction. With a single replica nothing is read at all.
 
 import logging
 import time
+import zlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SEARCH_BYTES_MAX = 65536
 COPIES_MAX = 10_000  # some 3 MiB
+
+_CODINGS = (b"gzip", b"x-gzip", b"deflate")
 
 Ask = Callable[[core.Exchange, backends.Replica, int], Coroutine[Any, Any, core.AnswerHead]]
 AskAny = Callable[..., Coroutine[Any, Any, core.AnswerHead]]
@@ -65,7 +68,7 @@ class Stateless:
         if answer is None:
             answer = await ask_any(exchange, core.SESSION_STRIP, for_session=False)
         if affine and answer.status == 200 and affinity.hands_out(method):
-            exchange.seek(affinity.WORDS, self._found, SEARCH_BYTES_MAX)
+            self._search(exchange, answer)
         # Servers put ids that are dead at birth on their error answers (mcp.md §0.6).
         exchange.relay(core.SESSION_STRIP if answer.status >= 400 else core.SESSION_KEEP)
 
@@ -102,8 +105,17 @@ class Stateless:
 
     # ---- a key that is handed out
 
+    def _search(self, exchange: core.Exchange, answer: core.AnswerHead) -> None:
+        """Have the relay look for keys. A compressed body shows no words and is looked into whole; streams are not
+        compressed (`no-transform`), and one that is passes unsearched."""
+        codings = [value.strip().lower() for name, value in answer.fields if name.lower() == b"content-encoding"]
+        if not codings or codings == [b"identity"]:
+            exchange.seek(affinity.WORDS, self._found, SEARCH_BYTES_MAX)
+        elif codings[0] in _CODINGS and not exchange.event_stream:
+            exchange.seek((b"",), lambda exchange, text: self._found(exchange, _inflate(text)), SEARCH_BYTES_MAX)
+
     def _found(self, exchange: core.Exchange, text: bytes) -> None:
-        """The relay holds these bytes back, and waits for us."""
+        """The relay holds the answer back, and waits for us."""
         self._start_task(self._remember(exchange, text), name="remember a replica")
 
     async def _remember(self, exchange: core.Exchange, text: bytes) -> None:
@@ -125,3 +137,11 @@ class Stateless:
         except errors.StoreError as error:
             # The tool has run; its answer is worth more than what another proxy does not know now.
             logger.warning("other proxies will not know a replica: backend=%s reason=%s", url, error)
+
+
+def _inflate(text: bytes) -> bytes:
+    """A body in gzip or zlib format, as far as it may be searched; nothing when it is neither."""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(text, SEARCH_BYTES_MAX)
+    except zlib.error:
+        return b""

@@ -7,9 +7,11 @@ knows, as with the SDKs' defaults. This era has no fast lane, so there is one wa
 
 import asyncio
 import base64
+import gzip
 import json
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -145,6 +147,24 @@ def test_a_word_is_found_wherever_the_answer_is_cut(place: Place, framing: str, 
         answer = place.call(number % 2, "ask")
         assert answer.body == said
         assert len(place.affinity_keys()) == number + 1
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+def test_a_compressed_answer_is_looked_into_and_passes_as_it_is(place: Place, coding: str) -> None:
+    state = f"compressed with {coding}"
+    said = json.dumps({"id": 1, "result": {"requestState": state, "padding": "x" * 1000}}).encode()
+    body = {"gzip": gzip.compress(said), "deflate": zlib.compress(said), "br": b"\x1b\x00not known here"}[coding]
+
+    async def act(replica: fleets.Replica, connection: actors_wire.Connection, request: fleets.Message) -> bool:
+        fields = {**fleets.JSON, "Content-Encoding": coding}
+        await connection.send(actors_message.format_response("200 OK", fields, body))
+        return True
+
+    for server in place.servers:
+        server.act = act
+    answer = place.call(0, "ask")
+    assert (answer.body, answer.field("content-encoding")) == (body, coding)
+    assert len(place.affinity_keys()) == (0 if coding == "br" else 1)
 
 
 def test_text_about_states_hands_out_nothing(place: Place) -> None:
