@@ -19,7 +19,7 @@ Expected = TypeVar("Expected")
 ANSWER_SECONDS_MAX = 5.0
 
 _questions = msgspec.msgpack.Decoder(shared.Question)
-_notices = msgspec.msgpack.Decoder(shared.Changed)
+_notices = msgspec.msgpack.Decoder(shared.Changed | shared.Gap)
 
 
 class Pair:

@@ -5,7 +5,9 @@ promises is shown of this one, too, in tests/contracts; real workers are in test
 """
 
 import asyncio
+import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -55,6 +57,26 @@ async def test_what_expires_is_told_to_all() -> None:
         await asyncio.sleep(0.25)
         assert await stores[0].load("s-1") is None
         await eventually(lambda: heard == [["s-1"], ["s-1"]], seconds_max=1.0)
+
+
+async def test_a_gap_in_what_is_heard_is_told_to_all_and_in_its_order() -> None:
+    class Remote(memory.MemoryStore):
+        """Another proxy writes to it, too, as to a Redis; the connection that tells of that may be lost."""
+
+        def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
+            super().watch(changed, broken)
+            self.changed, self.broken = changed, broken
+
+    inner = Remote(ttl_seconds=60, sessions_max=10)
+    async with lent(inner, 2) as stores:
+        heard: list[list[str]] = [[], []]
+        for store, into in zip(stores, heard, strict=True):
+            store.watch(into.append, functools.partial(into.append, "gap"))
+        inner.changed("s-1")
+        inner.changed("s-2")
+        await asyncio.sleep(0.01)
+        inner.broken()
+        await eventually(lambda: heard == [["s-1", "s-2", "gap"]] * 2, seconds_max=1.0)
 
 
 async def test_no_load_is_kept_that_a_change_has_overtaken() -> None:
