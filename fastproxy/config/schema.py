@@ -83,6 +83,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "reinitialize"
 
+    health_interval: Annotated[
+        float, describe("Backends", _TIME_OR_NONE, "between two probes of a replica, which open no session; 0 is off")
+    ] = 10.0
+    health_timeout: Annotated[float, describe("Backends", _TIME, "for a probe: to connect, and to answer")] = 2.0
+    health_threshold: Annotated[
+        int,
+        describe(
+            "Backends", units.count(minimum=1, maximum=1000), "probes in vain, in a row, until nothing new goes there"
+        ),
+    ] = 3
+
     config: Annotated[
         str | None,
         describe(

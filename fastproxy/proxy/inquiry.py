@@ -18,7 +18,7 @@ Exchange = core.Exchange
 
 
 class Inquiry:
-    """`on_failure` hears of a replica that can't be reached."""
+    """`on_failure` hears of a replica that can't be reached, `on_loss` of one that got a request and did not answer."""
 
     def __init__(
         self,
@@ -29,12 +29,14 @@ class Inquiry:
         replay_bytes_max: int,
         response_seconds: float,
         on_failure: Callable[[backends.Replica, str], None],
+        on_loss: Callable[[int, core.UpstreamLost], None],
         endpoint_of: Callable[[int], core.Endpoint],
     ) -> None:
         self._replicas = replicas
         self._dialer = dial
         self._bounds = bounds
         self._on_failure = on_failure
+        self._on_loss = on_loss
         self._endpoint_of = endpoint_of
         self.set_bounds(replay_bytes_max=replay_bytes_max, response_seconds=response_seconds)
 
@@ -64,7 +66,7 @@ class Inquiry:
                 return await exchange.forward(upstream, rule, session, target)
             except core.UpstreamLost as lost:
                 if lost.ran or lost.kind != "lost":
-                    raise self.refuse(lost) from lost
+                    raise self.lose(replica.index, lost) from lost
                 if again or not exchange.may_repeat:
                     raise dialer.Unreachable(f"{replica.url}: the connection was closed before the request") from lost
                 again = True
@@ -134,6 +136,11 @@ class Inquiry:
         ):
             body, whole = await exchange.peek(self._envelope_bytes_max)
         return envelope.read(body) if whole and body else None
+
+    def lose(self, index: int, lost: core.UpstreamLost) -> reply.Refusal:
+        """A replica has not answered: it is remembered against it; what the client is told."""
+        self._on_loss(index, lost)
+        return self.refuse(lost)
 
     def refuse(self, lost: core.UpstreamLost) -> reply.Refusal:
         """What a client is told whose backend was lost."""

@@ -5,7 +5,6 @@ Nothing is listened to and no store is asked before `open`. server.py owns the p
 
 import asyncio
 import collections
-import contextlib
 import functools
 import importlib
 import logging
@@ -17,7 +16,6 @@ from typing import Any
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import backend, schema
-from fastproxy.mcp import reply
 from fastproxy.proxy import (
     admission,
     dialer,
@@ -28,6 +26,7 @@ from fastproxy.proxy import (
     listening,
     names,
     opening,
+    probing,
     recovery,
     reload,
     stateless,
@@ -39,7 +38,6 @@ from fastproxy.session import book, memory, outage, record, store
 
 logger = logging.getLogger(__name__)
 
-PROBE_SECONDS = 1.0  # between two tries to reach a replica that failed
 DIALOGUE_SECONDS_MAX = 10.0  # for one request of our own to a backend
 # A request or a recovery may still hold the index of a replica that was forgotten; none lives nearly as long after its
 # last look at where the session is.
@@ -97,6 +95,7 @@ class Plane:
         self.reactor.ttl_seconds = self.book.ttl_seconds
         self.reactor.touch_seconds = self.book.touch_seconds
         self._open_discovery()
+        self.prober = self._make_prober()
         self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
         self.admission = admission.Admission(
             requests_per_backend_max=config.max_requests_per_backend,
@@ -111,6 +110,7 @@ class Plane:
             replay_bytes_max=config.replay_body,
             response_seconds=config.response_timeout,
             on_failure=self._replica_failed,
+            on_loss=self._request_lost,
             endpoint_of=self.endpoint,
         )
         self.opening = opening.Opening(
@@ -170,6 +170,17 @@ class Plane:
             drop=self._drop_endpoint,
         )
 
+    def _make_prober(self) -> probing.Prober:
+        return probing.Prober(
+            self.backends,
+            self.reactor,
+            self.dialer,
+            rules=probing.rules_of(self.config),
+            endpoint_of=self.endpoint,
+            on_failure=self._replica_failed,
+            start_task=self.tasks.start,
+        )
+
     @functools.cached_property
     def _resolver(self) -> Any:
         # dnspython is 4 MiB and 40 ms, which replicas by URL need not pay for
@@ -206,7 +217,7 @@ class Plane:
             self.tasks.start(self._await_store(), name="await the store")
         await first_replicas
         self.tasks.start(self.book.keep_in_use(self._sessions_in_use), name="keep sessions in use")
-        self.tasks.start(self._probe_failed(), name="probe failed replicas")
+        self.tasks.start(self.prober.run(), name="probe replicas")
 
     async def _await_store(self) -> None:
         while not self.store_answered:
@@ -283,22 +294,16 @@ class Plane:
         return None if replica is None else replica.index
 
     def _replica_failed(self, replica: backends.Replica, error: str) -> None:
-        if replica.state == "live":
+        if self.backends.failed(replica, error):
             logger.warning("replica failed: backend=%s reason=%s", replica.url, error)
-        self.backends.failed(replica, error)
         self.endpoints[replica.index].close_spares()
 
-    async def _probe_failed(self) -> None:
-        """For ever: try the replicas that failed, so that they get new sessions again once they answer."""
-        while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            await asyncio.gather(*(self._probe(r) for r in self.backends.all() if r.state == "failed" and r.named))
-
-    async def _probe(self, replica: backends.Replica) -> None:
-        with contextlib.suppress(dialer.Unreachable, reply.Refusal):  # it is still away, or we can't find out
-            self.reactor.give_back(await self.dialer.connect(self.endpoints[replica.index], fresh=True))
-            self.backends.answered(replica)
-            logger.info("replica answers again: backend=%s", replica.url)
+    def _request_lost(self, index: int, lost: core.UpstreamLost) -> None:
+        replica = self.backends.at(index)
+        ended = sum(count for _, _, count in self.endpoints[index].answers())
+        reason = f"{replica.url}: requests were lost ({lost.kind})"
+        if self.backends.request_lost(replica, reason, ended=ended):
+            logger.warning("replica failed: backend=%s reason=%s", replica.url, reason)
 
     async def ask(
         self, replica: backends.Replica, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes
@@ -325,22 +330,25 @@ class Plane:
     async def open_events(self, replica: backends.Replica, request: bytes) -> dialogue.EventStream:
         """A request as it is, on a connection of its own, and its answer to be read as it comes."""
         endpoint = self.endpoints[replica.index]
-        try:
-            address = await self.dialer.address(endpoint)
-            stream = await dialogue.open_events(
-                address,
-                endpoint.port,
-                request=request,
-                tls=endpoint.tls_context,
-                hostname=endpoint.hostname,
-                connect_seconds_max=self.config.connect_timeout,
-                head_seconds_max=self.config.response_timeout,
-            )
-        except (dialer.Unreachable, dialogue.NotConnected) as error:
-            self._replica_failed(replica, str(error))
-            raise dialogue.NotConnected(str(error)) from error
-        self.backends.answered(replica)
-        return stream
+        failure = "its name has no address"
+        for address in await self.names.find(endpoint.hostname):
+            try:
+                stream = await dialogue.open_events(
+                    address,
+                    endpoint.port,
+                    request=request,
+                    tls=endpoint.tls_context,
+                    hostname=endpoint.hostname,
+                    connect_seconds_max=self.config.connect_timeout,
+                    head_seconds_max=self.config.response_timeout,
+                )
+            except dialogue.NotConnected as error:
+                failure = f"{address}: {error}"
+                continue
+            self.backends.answered(replica)
+            return stream
+        self._replica_failed(replica, f"{replica.url}: {failure}")
+        raise dialogue.NotConnected(failure)
 
     # ---- sessions
 

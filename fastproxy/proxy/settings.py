@@ -8,7 +8,7 @@ import ssl
 
 from fastproxy import errors
 from fastproxy.config import schema
-from fastproxy.proxy import guard, plane
+from fastproxy.proxy import guard, plane, probing
 
 
 def load_backend_trust(config: schema.ServeConfig) -> ssl.SSLContext:
@@ -44,6 +44,7 @@ def apply(target: plane.Plane, config: schema.ServeConfig) -> None:
     )
     for endpoint in target.endpoints.values():
         endpoint.calls_max = config.max_requests_per_backend
+    target.prober.rules = probing.rules_of(config)
     target.trust_backends(trust)
     target.backends.set_policy(config.policy)
     target.discovery.configure(config.backend)

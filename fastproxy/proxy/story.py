@@ -81,7 +81,7 @@ class Story:
             session_id = request.header(b"mcp-session-id") or ""
             exchange.note = session_id
             if exchange.lost is not None and exchange.lost.ran:
-                raise self._inquiry.refuse(exchange.lost)
+                raise self._inquiry.lose(exchange.endpoint_index, exchange.lost)
             await self._serve_session(exchange, request, session_id, answer)
 
         self._start_task(self._tell(exchange, go_on), name="exchange resumed")

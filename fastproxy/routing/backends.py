@@ -3,12 +3,13 @@
     configuration --Backends.apply--> Replica (state, last error) --choose--> Replica
     session record (url) --find--> Replica
 
-A replica is `live`, `failed` (a connect failed; it gets nothing new until one succeeds) or `leaving` (no longer
-configured or discovered; the sessions that it holds still reach it; forgotten when it has none for a while).
-Connecting and resolving are not done here.
+A replica is `live`, `failed` (health.py says why; it gets nothing new until it is well, unless nobody is) or `leaving`
+(no longer configured or discovered; the sessions that it holds still reach it; forgotten when it has none for a while).
+Connecting, asking and resolving are not done here.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ import msgspec
 
 from fastproxy import errors
 from fastproxy.config import backend
-from fastproxy.routing import policy
+from fastproxy.routing import health, policy
 
 REPLICAS_MAX = 4096  # known at a time, those included that left and are not forgotten yet; each costs up to 38 KiB
 IDLE_SECONDS = 60.0  # without sessions and exchanges, until a replica that left is forgotten
@@ -40,6 +41,8 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
     scheme: str
     index: int
     state: str = "live"
+    condition: health.Health = health.Health()
+    turns: float = 0.0  # of taking part in a choice, saved up while it has but a share of them
     last_error: str | None = None
     named: bool = True  # its name has an address; without one it stays failed, though a pod that ends may yet answer
     foreign: bool = False  # known from a record alone
@@ -56,11 +59,13 @@ class Backends:
         load_of: Callable[[Replica], policy.Load],
         add: Callable[[backend.StaticBackend], int],
         on_path: Callable[[Replica], None],
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._policy = policy.POLICIES[choose]
         self._load_of = load_of
         self._add = add
         self._on_path = on_path
+        self._clock = clock
         self._by_url: dict[str, Replica] = {}
         self._by_index: dict[int, Replica] = {}
         self._turn = 0
@@ -93,6 +98,7 @@ class Backends:
 
     def _return(self, replica: Replica) -> None:
         replica.state = "live"
+        replica.condition = health.Health()
         replica.idle_since = None
         self._foreign -= replica.foreign
         replica.foreign = False
@@ -164,18 +170,35 @@ class Backends:
         return list(self._by_url.values())
 
     def live(self) -> list[Replica]:
-        """Those that may get something new."""
-        return [replica for replica in self._by_url.values() if replica.state == "live"]
+        """Those that may get something new; when all have failed, those that only seem to be ill."""
+        known = [replica for replica in self._by_url.values() if replica.state != "leaving" and replica.named]
+        usable = health.usable([replica.condition for replica in known])
+        return [replica for replica, fit in zip(known, usable, strict=True) if fit]
 
     def choose(self, *, for_session: bool, without: Iterable[int] = ()) -> Replica | None:
         """Who gets what is new: by the owner's policy for a session, else the least loaded. None: nobody is live."""
         excluded = set(without)
         candidates = [replica for replica in self.live() if replica.index not in excluded]
+        if for_session:
+            candidates = self._take_turns(candidates) or candidates
         if not candidates:
             return None
         self._turn += 1
         rule = self._policy if for_session else policy.least_in_flight
         return candidates[rule([self._load(replica) for replica in candidates], self._turn)]
+
+    def _take_turns(self, candidates: list[Replica]) -> list[Replica]:
+        """Those that take part: one that has come back does in a share of the choices, and with the first."""
+        if all(replica.condition.returned_at is None for replica in candidates):
+            return candidates
+        now = self._clock()
+        taking = []
+        for replica in candidates:
+            replica.turns += health.share(replica.condition, now)
+            if replica.turns >= 1.0:
+                replica.turns = min(replica.turns - 1.0, 1.0)
+                taking.append(replica)
+        return taking
 
     def _load(self, replica: Replica) -> policy.Load:
         load = self._load_of(replica)
@@ -189,13 +212,38 @@ class Backends:
         """It has begun, and is counted where sessions are; or it came to nothing."""
         self._openings[index] -= 1
 
-    def failed(self, replica: Replica, error: str) -> None:
-        """A connect to it failed."""
-        replica.last_error = error
-        if replica.state == "live":
-            replica.state = "failed"
+    # ---- what was seen of them
 
-    def answered(self, replica: Replica) -> None:
+    def failed(self, replica: Replica, error: str) -> bool:
+        """A connect to it failed. The answer here and below: is that news of its state?"""
+        return self._know(replica, health.connect_failed(replica.condition), error)
+
+    def answered(self, replica: Replica) -> bool:
         """A connect to it succeeded."""
-        if replica.state == "failed" and replica.named:
-            replica.state = "live"
+        if replica.condition.cause is None or not replica.named:
+            return False
+        return self._know(replica, health.connected(replica.condition, self._clock()))
+
+    def probe_failed(self, replica: Replica, error: str, *, threshold: int) -> bool:
+        """It was asked how it is, and gave no good answer."""
+        return self._know(replica, health.probe_failed(replica.condition, threshold=threshold), error)
+
+    def probe_answered(self, replica: Replica) -> bool:
+        """It was asked how it is, and is well."""
+        return self._know(replica, health.probe_answered(replica.condition, self._clock()))
+
+    def request_lost(self, replica: Replica, error: str, *, ended: int) -> bool:
+        """A request was sent to it, and no answer came. `ended`: exchanges with it that are over."""
+        return self._know(replica, health.request_lost(replica.condition, ended=ended), error)
+
+    def _know(self, replica: Replica, known: health.Health, error: str | None = None) -> bool:
+        replica.last_error = error or replica.last_error
+        if replica.state == "leaving":
+            return False
+        if known.returned_at is not None and replica.condition.cause is not None:
+            replica.turns = 1.0
+        replica.condition = known
+        state = "live" if known.cause is None else "failed"
+        is_news = state != replica.state
+        replica.state = state
+        return is_news

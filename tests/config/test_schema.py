@@ -43,6 +43,9 @@ FLAGS = {
     "access_log": False,
     "log_format": "text",
     "log_level": "info",
+    "health_interval": "10s",
+    "health_timeout": "2s",
+    "health_threshold": 3,
     "config": None,
     "fast_lane": True,
 }
