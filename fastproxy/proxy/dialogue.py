@@ -29,6 +29,14 @@ class NotConnected(DialogueFailed):
     """Nobody took the connection."""
 
 
+class TooSlow(DialogueFailed):
+    """No head of an answer came within `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
+        self.seconds = seconds
+
+
 class Answer(msgspec.Struct, frozen=True):
     """A backend's answer. `message`: the JSON-RPC message in it, from JSON or from the first event with a result."""
 
@@ -139,7 +147,7 @@ async def open_events(
     connect_seconds_max: float,
     head_seconds_max: float,
 ) -> EventStream:
-    """Send a request that is whole as it is; the head of its answer is read. NotConnected, DialogueFailed."""
+    """Send a request that is whole as it is; the head of its answer is read. NotConnected, TooSlow, DialogueFailed."""
     try:
         async with asyncio.timeout(connect_seconds_max):
             reader, writer = await asyncio.open_connection(
@@ -155,7 +163,7 @@ async def open_events(
     except BaseException as error:
         writer.transport.abort()
         if isinstance(error, TimeoutError):
-            raise DialogueFailed(f"no answer within {head_seconds_max:g} s") from error
+            raise TooSlow(head_seconds_max) from error
         if isinstance(error, (OSError, ssl.SSLError, core.HttpError)):
             raise DialogueFailed(f"{type(error).__name__}: {error}") from error
         raise

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 BODY_BYTES_MAX = 65536
 ACKNOWLEDGE_SECONDS = 1.0  # for which an acknowledgement waits for replicas slower than the first
 SILENCE_SECONDS_MAX = 15.0  # as often as the SDKs' servers say something
+REFUSAL_SECONDS_MAX = 10.0  # for the body of an answer that is no stream
 LOOK_SECONDS = 1.0  # between two looks at who came and went, and who is silent
 AGAIN_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
@@ -101,12 +102,11 @@ class _Leg:
         self.replica = replica
         self.tries = tries  # in vain, before this one
         self.task: asyncio.Task[None] | None = None
-        self.reached = True
         self.fields: list[tuple[bytes, bytes]] = []
         self.acknowledged = b""
         self.refusal: tuple[int, bytes] | None = None
         self.result = b""
-        self.error = ""
+        self.failure: reply.Refusal | None = None
         self.over_at = 0.0
 
 
@@ -122,7 +122,7 @@ class _Merged:
         self._turn = asyncio.Lock()  # whose event is being sent
         self._ended = False
         self._result = b""
-        self._last_error = ""
+        self._failure = "all replicas have left"
         self._spoke_at = 0.0
 
     # ---- the client's side
@@ -150,7 +150,7 @@ class _Merged:
             await self._send(self._result)
             self._exchange.close_stream()
         else:
-            logger.info("a merged stream is cut: reason=%s", self._last_error)
+            logger.info("a merged stream is cut: reason=%s", self._failure)
             self._exchange.abort("backend_cut")
 
     async def _await_acknowledgements(self) -> list[_Leg]:
@@ -178,9 +178,8 @@ class _Merged:
                 status, body = leg.refusal
                 fields = [(n, v) for n, v in leg.fields if n.lower() not in _OWN_FIELDS]
                 return self._exchange.answer(status, fields, body)
-        if any(leg.reached for leg in self._legs.values()):
-            raise reply.backend_lost()
-        raise reply.backend_unreachable(self._last_error)
+        failures = [leg.failure for leg in self._legs.values() if leg.failure is not None]
+        raise max(failures, key=lambda failure: "may_have_run" in failure.data, default=reply.backend_unavailable())
 
     async def _send(self, event: bytes) -> None:
         async with self._turn:
@@ -233,21 +232,24 @@ class _Merged:
             finally:
                 stream.close()
         except dialogue.DialogueFailed as error:
-            leg.error = f"{leg.replica.url}: {error}"
-            leg.reached = not isinstance(error, dialogue.NotConnected)
+            leg.failure = _explain(error)
+            self._failure = f"{leg.replica.url}: {error}"
         except core.ExchangeOver:
-            leg.error = "the client has gone"
+            return
         finally:
             leg.over_at = time.monotonic()
             leg.tries = leg.tries + 1 if not leg.acknowledged else 0
             self._result = leg.result if leg.acknowledged else self._result
-            self._last_error = leg.error or self._last_error
             self._news.set()
 
     async def _hear(self, leg: _Leg, stream: dialogue.EventStream) -> None:
         leg.fields = stream.fields
         if stream.status != 200 or not stream.events:
-            leg.refusal = (stream.status, await stream.rest())
+            try:
+                async with asyncio.timeout(REFUSAL_SECONDS_MAX):
+                    leg.refusal = (stream.status, await stream.rest())
+            except TimeoutError as error:
+                raise dialogue.DialogueFailed("half a refusal came") from error
             return
         while event := await stream.next_event():
             kind = subscription.kind_of(event)
@@ -265,7 +267,14 @@ class _Merged:
             elif not leg.acknowledged:
                 leg.acknowledged = event
                 self._news.set()
-        leg.error = f"{leg.replica.url}: the stream ended without a result"
+        raise dialogue.DialogueFailed("the stream ended without a result")
+
+
+def _explain(error: dialogue.DialogueFailed) -> reply.Refusal:
+    """What the client is told when no replica has anything better to say."""
+    if isinstance(error, dialogue.NotConnected):
+        return reply.backend_unreachable(str(error))
+    return reply.backend_timeout(error.seconds) if isinstance(error, dialogue.TooSlow) else reply.backend_lost()
 
 
 def _is_due(leg: _Leg, now: float) -> bool:

@@ -250,6 +250,31 @@ def test_without_a_replica_that_can_be_reached_the_client_is_told(place: Place) 
     assert answer.json()["error"]["data"]["reason"] == "backend_unreachable"
 
 
+@pytest.mark.parametrize(
+    ("saying", "status", "reason"),
+    [(None, 504, "backend_timeout"), (b"", 502, "backend_lost"), (b"SMTP\r\n\r\n", 502, "backend_lost")],
+    ids=["silence", "an end", "nonsense"],
+)
+def test_without_an_answer_the_client_is_told_that_it_may_have_run(
+    redis: redis_server.RedisServer, saying: bytes | None, status: int, reason: str
+) -> None:
+    with sessionless.place("--name", reason, "--response-timeout", "0.5s", redis=redis, proxies=1) as place:
+
+        async def act(replica: fleets.Replica, connection: kit.Connection, request: fleets.Message) -> bool:
+            if saying is None:
+                await connection.await_end()
+            else:
+                await connection.send(saying)
+                await connection.close()
+            return True
+
+        for server in place.servers:
+            server.act = act
+        answer = place.post(0, fleets.message("subscriptions/listen", 7), "subscriptions/listen")
+        assert answer.status == status
+        assert answer.json()["error"]["data"] == {"reason": reason, "may_have_run": True}
+
+
 def test_comments_of_replicas_end_here_and_a_silent_stream_has_its_own(place: Place) -> None:
     with listening(place) as listener:
         listener.acknowledged()
