@@ -72,10 +72,6 @@ class Stage(actors_wire.ScriptedBackend):
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result(actors_wire.WAIT_SECONDS_MAX)
 
-    def forget_ended(self) -> None:
-        """Let go of what came on connections that have ended."""
-        self.connections[:] = [connection for connection in self.connections if connection.ended_by is None]
-
     async def _hang_up(self) -> None:
         for connection in self.connections:
             await connection.close()

@@ -239,7 +239,7 @@ def test_a_body_of_the_greatest_length_passes(lanes: Lanes) -> None:
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[Lanes]:
     """Proxies that wait for nobody."""
-    times = ["--header-timeout", "500ms", "--body-timeout", "500ms", "--idle-timeout", "700ms"]
+    times = ["--header-timeout", "300ms", "--body-timeout", "300ms", "--idle-timeout", "400ms"]
     with told.lanes(*times) as both:
         yield both
 
@@ -261,7 +261,7 @@ def test_who_is_too_slow_is_told(hasty: Lanes, data: bytes | None) -> None:
             client.send(lane.post()[:-1] if data is None else data)
             begin = time.monotonic()
             seen = client.rest(seconds_max=4)
-            return seen, 0.4 < time.monotonic() - begin < 2.5
+            return seen, 0.25 < time.monotonic() - begin < 2.5
 
     seen, in_time = hasty.tell(tell)
     assert_refusal(seen, 408)
@@ -290,7 +290,7 @@ def test_a_body_may_take_long_as_long_as_something_comes(hasty: Lanes, length: i
         with lane.client() as client:
             client.send(request[:-12])
             for at in range(-12, 0, 2):
-                time.sleep(0.2)
+                time.sleep(0.12)
                 client.send_more(request[at : at + 2 or None])
             return client.response().raw
 
