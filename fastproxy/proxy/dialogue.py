@@ -7,6 +7,7 @@ exchange passes here. Every wait has a deadline, but that for the next event of 
 """
 
 import asyncio
+import socket
 import ssl
 
 import msgspec
@@ -17,6 +18,8 @@ from fastproxy.mcp import envelope
 
 ANSWER_BYTES_MAX = 1 << 20  # an `initialize` result with long instructions is some ten KiB
 _READ_BYTES = 65536
+# A peer that vanishes without a word would be listened to for ever: its kernel is asked whether it is there.
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 class DialogueFailed(errors.FastproxyError):
@@ -157,6 +160,10 @@ async def open_events(
         raise NotConnected(f"{type(error).__name__}: {error}") from error
     try:
         async with asyncio.timeout(head_seconds_max):
+            end = writer.get_extra_info("socket")
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEP_ALIVE:
+                end.setsockopt(socket.IPPROTO_TCP, option, value)
             writer.write(request)
             head, data = await _read_head(reader, b"POST")
             return EventStream(reader, writer, head, data)
