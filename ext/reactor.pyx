@@ -395,6 +395,8 @@ cdef class Reactor:
         upstream.move = endpoint.moves
         upstream.ready = future
         upstream.fd = c_socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+        if upstream.fd < 0 and (errno == EMFILE or errno == ENFILE) and self.sacrifice_spare():
+            upstream.fd = c_socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if upstream.fd < 0:
             error = errno
             future.set_exception(ConnectFailed(os.strerror(error), error))
@@ -412,6 +414,13 @@ cdef class Reactor:
         self.tick()
         due(upstream, DUE_CONNECT)
         return future
+
+    cdef bint sacrifice_spare(self) except -1:
+        """No descriptor is left: of the idle connections, whosever they are, the one that has waited longest goes."""
+        if self.dues[<int>DUE_SPARE].first == NULL:
+            return False
+        (<Upstream>self.dues[<int>DUE_SPARE].first).drop()
+        return True
 
     cpdef give_back(self, Upstream upstream):
         """A connection that is in hand and whole: back to its pool."""
