@@ -1,8 +1,8 @@
 """`--workers 2`: one proxy from outside: its sessions, its numbers, and how it begins.
 
 Real: the supervisor and its workers, as a user starts them; in one test two replicas of the Python SDK's server and
-real clients. The others have scripted replicas (fleet.py), which count what reaches them. Every request of a Fleet has a
-connection of its own, so any worker may get it. Deaths and drains: test_workers_deaths.py. Throughput is bench's
+real clients. The others have scripted replicas (fleet.py), which count what reaches them. Every request of a Fleet has
+a connection of its own, so any worker may get it. Deaths and drains: test_workers_deaths.py. Throughput is bench's
 (`workers-2`).
 """
 
