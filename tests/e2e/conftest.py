@@ -34,18 +34,23 @@ def visit(request: pytest.FixtureRequest, stands: stand.Stands) -> Iterator[stan
         yield stand.Visit(pair, place, connected)
 
 
+def is_of_stands(item: pytest.Item) -> bool:
+    return "stands" in getattr(item, "fixturenames", ())
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Within a module, tests of one kind of server follow each other; of one kind, those of one client.
+    """Tests of one kind of server follow each other, over all modules; of one kind and module, those of one client.
 
-    pytest would sort by a parameter's place in each test's own list, and tear down what the next test needs again.
+    Otherwise the next test would need again what was just torn down.
     """
 
-    def place_of(item: pytest.Item) -> tuple[str, str]:
+    def place_of(item: pytest.Item) -> tuple[str, str, stand.Pair | None]:
         given = getattr(getattr(item, "callspec", None), "params", {})
         pair = given.get("visit")
-        return item.nodeid.partition("::")[0], f"{pair.kind} {pair.lane} {pair.sdk}" if pair else given.get("kind", "")
+        kind = pair.kind if pair else given.get("kind", "mcp2-sse")  # what tests without a parameter are about
+        return kind, item.nodeid.partition("::")[0], pair
 
-    indexes = [index for index, item in enumerate(items) if item.path.parent == HERE]
+    indexes = [index for index, item in enumerate(items) if HERE in item.path.parents and is_of_stands(item)]
     for index, item in zip(indexes, sorted((items[index] for index in indexes), key=place_of), strict=True):
         items[index] = item

@@ -26,6 +26,7 @@ from tests.kit import redis_server
 WHOLE_MATRIX = bool(os.environ.get("KIT_MATRIX"))
 STANDS_MAX = 3  # at once: each is two servers of some 80 MiB
 SECONDS_MAX = 10.0
+DRAIN = ("--drain-delay", "0s", "--drain-timeout", "10s")  # no balancer needs to be told first
 LANES = {"fast": (), "story": ("--no-fast-lane",)}
 
 _seeds = itertools.count(1)
@@ -48,7 +49,7 @@ class Stand:
         self.name = f"{kind}-{lane}-{next(_seeds)}"  # part of every key, so that no stand sees another's sessions
         self.redis = redis
         self._backend = kit.backend(kind, replicas=2, **backend)
-        self._flags = ["--name", self.name, *LANES[lane], *flags]
+        self._flags = ["--name", self.name, *DRAIN, *LANES[lane], *flags]
         self._stack = contextlib.ExitStack()
         self.replicas: list[kit.Backend] = []
         self.proxies: list[kit.Proxy] = []
@@ -133,12 +134,11 @@ class Pair(msgspec.Struct, frozen=True, order=True):
 
 
 def couples(kinds: Sequence[str], sdks: Sequence[str] = kit.CLIENTS) -> pytest.MarkDecorator:
-    """Parameters `kind` and `sdk`: all of them, or a sample in which each kind and each client is met once at least."""
+    """Parameters `kind` and `sdk`: all of them, or a sample in which each kind is met once, by the clients in turn."""
     if WHOLE_MATRIX:
         chosen = [(kind, sdk) for kind in kinds for sdk in sdks]
     else:
-        rows = range(max(len(kinds), len(sdks)))
-        chosen = sorted({(kinds[row % len(kinds)], sdks[row % len(sdks)]) for row in rows})
+        chosen = [(kind, sdks[number % len(sdks)]) for number, kind in enumerate(kinds)]
     return pytest.mark.parametrize(("kind", "sdk"), chosen)
 
 

@@ -13,28 +13,27 @@ import pytest
 from tests import kit
 from tests.e2e import stand
 
-DRAIN = ("--drain-delay", "0s", "--drain-timeout", "10s")
 ATTEMPTS_OF_CLIENTS = 2  # a stream that was ended is opened again so often, a second apart, then never more
 LUCK_TRIES_MAX = 4  # by lot both attempts may meet the port on which nobody listens just then: 1 in 4 at the worst
 
 
 @pytest.fixture
 def python_place(stands: stand.Stands) -> stand.Stand:
-    return stands.of("mcp2-sse", flags=DRAIN)
+    return stands.of("mcp2-sse")
 
 
 @pytest.fixture
 def reference_place(stands: stand.Stands) -> stand.Stand:
-    return stands.of("everything", flags=DRAIN)
+    return stands.of("everything")
 
 
 @pytest.fixture
 def two_endpoints(stands: stand.Stands) -> stand.Stand:
-    return stands.of("mcp1-httpsse", flags=DRAIN)
+    return stands.of("mcp1-httpsse")
 
 
 def some(*sdks: str) -> pytest.MarkDecorator:
-    """These clients, or all of them."""
+    """These clients, or all of them. Each of the four is restarted under by one test at least."""
     return pytest.mark.parametrize("sdk", kit.CLIENTS if stand.WHOLE_MATRIX else sdks)
 
 
@@ -63,7 +62,7 @@ def stream_target(client: kit.Client) -> int:
     return int(stand.gets(client)[-1]["target"])
 
 
-@some("mcp1", "ts2")
+@some("mcp1")
 def test_a_client_of_two_servers_loses_nothing_between_its_calls(
     sdk: str, python_place: stand.Stand, reference_place: stand.Stand
 ) -> None:
@@ -107,7 +106,7 @@ def test_a_call_under_way_is_finished_by_the_proxy_that_ends(sdk: str, python_pl
     python_place.assert_sound()
 
 
-@some("mcp1", "ts2")
+@some("ts2")
 def test_notifications_go_on_when_the_proxy_that_does_not_hold_the_stream_restarts(
     sdk: str, python_place: stand.Stand
 ) -> None:
@@ -138,7 +137,7 @@ def test_a_client_opens_its_stream_anew_when_the_proxy_that_holds_it_ends(sdk: s
     python_place.assert_sound()
 
 
-@some("mcp1", "ts1")
+@some("ts1")
 def test_a_session_of_two_endpoints_goes_on_while_the_other_proxy_restarts(
     sdk: str, two_endpoints: stand.Stand
 ) -> None:

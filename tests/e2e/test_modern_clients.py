@@ -44,9 +44,9 @@ def test_a_modern_client_needs_no_session(kind: str, sdk: str, mode: str, lane: 
     place.assert_sound()
 
 
-@pytest.mark.parametrize("sdk", OF_BOTH_ERAS)
-def test_modern_calls_at_the_same_time_are_spread_over_the_replicas(sdk: str, stands: stand.Stands) -> None:
-    place = stands.of("mcp2-sse")
+@stand.couples(["mcp2-sse"], OF_BOTH_ERAS)
+def test_modern_calls_at_the_same_time_are_spread_over_the_replicas(kind: str, sdk: str, stands: stand.Stands) -> None:
+    place = stands.of(kind)
     with place.client(sdk, mode=MODERN) as client:
         client.ask("list_tools")
         slow = [client.begin_call("slow", seconds=0.4) for _ in range(4)]
@@ -55,9 +55,9 @@ def test_modern_calls_at_the_same_time_are_spread_over_the_replicas(sdk: str, st
     assert ports == {each.port for each in place.replicas}
 
 
-@pytest.mark.parametrize("sdk", OF_BOTH_ERAS)
-def test_a_modern_call_tells_its_progress(sdk: str, stands: stand.Stands) -> None:
-    with stands.of("mcp2-sse").client(sdk, mode=MODERN) as client:
+@stand.couples(["mcp2-sse"], OF_BOTH_ERAS[::-1])
+def test_a_modern_call_tells_its_progress(kind: str, sdk: str, stands: stand.Stands) -> None:
+    with stands.of(kind).client(sdk, mode=MODERN) as client:
         answer = client.call("progress", steps=3, seconds=0.05)
         assert [each["progress"] for each in answer.progress] == [1, 2, 3]
 

@@ -83,14 +83,14 @@ def test_a_client_goes_on_when_its_replica_is_killed(sdk: str, place: stand.Stan
     stand.await_that(lambda: not place.knows(session_id), "its DELETE ended it as any other")
 
 
-@stand.couples(KINDS)
+@stand.couples(KINDS, ["ts1", "ts2", "mcp2", "mcp1"])
 def test_a_client_goes_on_when_its_replica_has_forgotten_it(sdk: str, place: stand.Stand) -> None:
     with place.client(sdk) as client:
         begin(place, client).restart()
         go_on(place, client)
 
 
-@stand.couples(KINDS)
+@stand.couples(["mcp2-sse", "everything"], ["mcp1", "mcp2", "ts1", "ts2"])
 def test_the_stream_comes_back_with_the_session(sdk: str, place: stand.Stand) -> None:
     with place.client(sdk) as client:
         home = begin(place, client)
@@ -105,7 +105,7 @@ def test_the_stream_comes_back_with_the_session(sdk: str, place: stand.Stand) ->
             assert methods.count("notifications/tools/list_changed") == 4
 
 
-@stand.couples(["mcp2-json", "mcp1-json"])
+@stand.couples(["mcp1-json", "mcp2-json"], ["mcp1", "ts1", "mcp2", "ts2"])
 def test_a_call_under_way_is_lost_with_its_replica_and_never_run_again(
     sdk: str, place: stand.Stand, call_log: pathlib.Path
 ) -> None:

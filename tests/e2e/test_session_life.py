@@ -80,7 +80,7 @@ def test_a_pause_in_which_servers_close_their_connections_costs_no_call(stands: 
 # The end.
 
 
-@stand.couples(["mcp2-json", "mcp1-sse", "everything"])
+@stand.couples(["mcp2-json", "mcp1-sse", "everything"], ["mcp2", "ts1", "mcp1", "ts2"])
 def test_a_session_that_its_client_ended_is_gone_on_both_proxies(kind: str, sdk: str, stands: stand.Stands) -> None:
     place = stands.of(kind)
     with place.client(sdk) as client:
@@ -98,7 +98,7 @@ def test_a_session_that_its_client_ended_is_gone_on_both_proxies(kind: str, sdk:
     place.assert_sound()
 
 
-@stand.couples(["mcp2-json"], ["mcp1", "ts1"])
+@stand.couples(["mcp2-json"], ["ts1", "mcp1"])
 def test_a_session_that_its_client_left_goes_on_for_whoever_has_its_id(
     kind: str, sdk: str, stands: stand.Stands
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_session_that_its_client_left_goes_on_for_whoever_has_its_id(
     assert [proxy.end_session(session_id) for proxy in place.proxies] == [204, 404]
 
 
-@stand.couples(["mcp2-httpsse", "everything-httpsse"])
+@stand.couples(["mcp2-httpsse", "everything-httpsse"], ["ts2", "mcp1", "mcp2", "ts1"])
 def test_a_session_of_two_endpoints_ends_with_its_stream(kind: str, sdk: str, stands: stand.Stands) -> None:
     place = stands.of(kind)
     before = place.session_ids()
