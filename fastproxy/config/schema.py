@@ -84,7 +84,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "reinitialize"
 
     health_interval: Annotated[
-        float, describe("Backends", _TIME_OR_NONE, "between two probes of a replica, which open no session; 0 is off")
+        float, describe("Backends", _TIME_OR_NONE, "between two probes of a replica, which open no session; 0: none")
     ] = 10.0
     health_timeout: Annotated[float, describe("Backends", _TIME, "for a probe: to connect, and to answer")] = 2.0
     health_threshold: Annotated[

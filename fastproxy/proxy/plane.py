@@ -18,6 +18,7 @@ from fastproxy._ext import core
 from fastproxy.config import backend, schema
 from fastproxy.proxy import (
     admission,
+    census,
     dialer,
     dialogue,
     discovery,
@@ -82,7 +83,10 @@ class Plane:
         self.endpoints: dict[int, core.Endpoint] = {}
         self._dropped: collections.deque[tuple[float, int]] = collections.deque()
         self._backend_tls: ssl.SSLContext | None = None
-        self.backends = backends.Backends(config.policy, self._load_of, self._add_endpoint, self._set_prefix)
+        self.census = census.Census(self.sessions, self.reactor.table.count)
+        self.backends = backends.Backends(
+            config.policy, self._load_of, self._add_endpoint, self._set_prefix, self.census.elsewhere
+        )
         self.book = book.Book(
             self.reactor.table,
             self.sessions,
@@ -95,7 +99,6 @@ class Plane:
         self.reactor.ttl_seconds = self.book.ttl_seconds
         self.reactor.touch_seconds = self.book.touch_seconds
         self._open_discovery()
-        self.prober = self._make_prober()
         self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
         self.admission = admission.Admission(
             requests_per_backend_max=config.max_requests_per_backend,
@@ -110,7 +113,7 @@ class Plane:
             replay_bytes_max=config.replay_body,
             response_seconds=config.response_timeout,
             on_failure=self._replica_failed,
-            on_loss=self._request_lost,
+            on_loss=self.prober.request_lost,
             endpoint_of=self.endpoint,
         )
         self.opening = opening.Opening(
@@ -169,9 +172,7 @@ class Plane:
             on_failure=self._replica_failed,
             drop=self._drop_endpoint,
         )
-
-    def _make_prober(self) -> probing.Prober:
-        return probing.Prober(
+        self.prober = probing.Prober(
             self.backends,
             self.reactor,
             self.dialer,
@@ -218,6 +219,8 @@ class Plane:
         await first_replicas
         self.tasks.start(self.book.keep_in_use(self._sessions_in_use), name="keep sessions in use")
         self.tasks.start(self.prober.run(), name="probe replicas")
+        if self.config.store.kind != "memory" or self.config.workers > 1:
+            self.tasks.start(self.census.run(self.backends), name="take a census")
 
     async def _await_store(self) -> None:
         while not self.store_answered:
@@ -297,13 +300,6 @@ class Plane:
         if self.backends.failed(replica, error):
             logger.warning("replica failed: backend=%s reason=%s", replica.url, error)
         self.endpoints[replica.index].close_spares()
-
-    def _request_lost(self, index: int, lost: core.UpstreamLost) -> None:
-        replica = self.backends.at(index)
-        ended = sum(count for _, _, count in self.endpoints[index].answers())
-        reason = f"{replica.url}: requests were lost ({lost.kind})"
-        if self.backends.request_lost(replica, reason, ended=ended):
-            logger.warning("replica failed: backend=%s reason=%s", replica.url, reason)
 
     async def ask(
         self, replica: backends.Replica, method: str, target: str, fields: list[tuple[bytes, bytes]], body: bytes

@@ -31,7 +31,7 @@ _NOT_IMPLEMENTED = 501
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """An interval of 0: the live are not asked."""
+    """An interval of 0: nobody is asked; only connects that fail or succeed say something."""
 
     interval_seconds: float
     timeout_seconds: float
@@ -89,9 +89,22 @@ class Prober:
         if replica.url in self._asking or replica.state == "leaving" or not replica.named:
             return False
         passed = now - self._asked_at.setdefault(replica.url, now)
-        if replica.state == "failed" or (self.rules.interval_seconds and replica.condition.failures):
+        if replica.condition.cause == health.CONNECT:
             return passed >= AGAIN_SECONDS
-        return self.rules.interval_seconds > 0 and passed >= self.rules.interval_seconds
+        if not self.rules.interval_seconds:
+            return False
+        ill = replica.state == "failed" or replica.condition.failures > 0
+        return passed >= (AGAIN_SECONDS if ill else self.rules.interval_seconds)
+
+    def request_lost(self, index: int, lost: core.UpstreamLost) -> None:
+        """A replica was sent a request and has not answered."""
+        if not self.rules.interval_seconds:
+            return  # nobody would ask whether it is well again
+        replica = self._replicas.at(index)
+        ended = sum(count for _, _, count in self._endpoint_of(index).answers())
+        reason = f"{replica.url}: requests were lost ({lost.kind})"
+        if self._replicas.request_lost(replica, reason, ended=ended):
+            logger.warning("replica failed: backend=%s reason=%s", replica.url, reason)
 
     async def _probe(self, replica: backends.Replica) -> None:
         try:

@@ -49,9 +49,15 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
     idle_since: float | None = None  # for which nobody wanted anything of it, since it left
 
 
+def _nowhere(_replica: Replica, _count: int) -> int:
+    """There are no other proxies."""
+    return 0
+
+
 class Backends:
     """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index, or
-    raises NoRoom; `on_path` hears of a replica that is configured with another path now."""
+    raises NoRoom; `on_path` hears of a replica that is configured with another path now; `elsewhere` knows how many
+    sessions other proxies have on a replica, beside ours."""
 
     def __init__(
         self,
@@ -59,12 +65,14 @@ class Backends:
         load_of: Callable[[Replica], policy.Load],
         add: Callable[[backend.StaticBackend], int],
         on_path: Callable[[Replica], None],
+        elsewhere: Callable[[Replica, int], int] = _nowhere,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._policy = policy.POLICIES[choose]
         self._load_of = load_of
         self._add = add
         self._on_path = on_path
+        self._elsewhere = elsewhere
         self._clock = clock
         self._by_url: dict[str, Replica] = {}
         self._by_index: dict[int, Replica] = {}
@@ -185,7 +193,7 @@ class Backends:
             return None
         self._turn += 1
         rule = self._policy if for_session else policy.least_in_flight
-        return candidates[rule([self._load(replica) for replica in candidates], self._turn)]
+        return candidates[rule([self._load_of_all(replica) for replica in candidates], self._turn)]
 
     def _take_turns(self, candidates: list[Replica]) -> list[Replica]:
         """Those that take part: one that has come back does in a share of the choices, and with the first."""
@@ -203,6 +211,11 @@ class Backends:
     def _load(self, replica: Replica) -> policy.Load:
         load = self._load_of(replica)
         return policy.Load(load.sessions + self._openings.get(replica.index, 0), load.in_flight)
+
+    def _load_of_all(self, replica: Replica) -> policy.Load:
+        """With what other proxies have placed there."""
+        load = self._load(replica)
+        return policy.Load(load.sessions + self._elsewhere(replica, load.sessions), load.in_flight)
 
     def opening(self, index: int) -> None:
         """A session is on its way to this replica: it counts until `opened`, so that a burst spreads too."""

@@ -88,6 +88,7 @@ class MemoryStore:
         self._claims: dict[str, tuple[str, float]] = {}
         self._claims_purge_at = _CLAIMS_PURGE_MIN
         self._memos = memos.Memos(memos_max=_MEMOS_MAX, clock=clock)
+        self._news: dict[str, str] = {}
         self._changed: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
@@ -210,6 +211,10 @@ class MemoryStore:
 
     async def recall(self, key: str) -> str | None:
         return self._memos.get(key)
+
+    async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
+        self._news = {name: line for name, line in self._news.items() if name not in gone} | {member: news}
+        return dict(self._news)
 
     def _shard(self, key: str) -> _Shard:
         return self._shards[hash(key) & (_SHARDS - 1)]

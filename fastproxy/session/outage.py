@@ -214,6 +214,9 @@ class OutageBuffer:
     async def recall(self, key: str) -> str | None:
         return await self._inner.recall(key)
 
+    async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
+        return await self._inner.share_news(member, news, gone)
+
     async def _page_of_inner(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
         records, following = await self._inner.page(cursor, limit)
         alive = [session for session in records if record.store_key(session.session_id) not in self._deleted]

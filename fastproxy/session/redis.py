@@ -3,9 +3,9 @@
     operation --> circuit (away? fail at once) --> a slot and the deadline --> redis-py --> fault, if any --> circuit
     tracking  --> echo of our own write? drop it : changed(key)
 
-Keys are `{prefix}{store key}`; `{prefix}!claim:{store key}`, `…!affinity:{key}` and `…!probe` are never sessions, for a
-store key has no `!`. What must happen at once happens inside the server, in one command or one script; a script reads
-members of a record with cjson and never writes JSON of its own, which would break big integers.
+Keys are `{prefix}{store key}`; `{prefix}!claim:{store key}`, `…!affinity:{key}`, `…!news` and `…!probe` are never
+sessions, for a store key has no `!`. What must happen at once happens inside the server, in one command or one script;
+a script reads members of a record with cjson and never writes JSON of its own, which would break big integers.
 Nothing here logs, and no error names, a session.
 """
 
@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 _CONNECTIONS_MAX = 32  # per process; more operations at once queue for them
 _PROBE_SECONDS_MAX = 0.5  # a peer that drops packets is asked again soon, so that its return is soon seen
+_NEWS_MILLISECONDS = 60_000  # after the last of the fleet
 _PIPELINE_COMMANDS_MAX = 512  # longer ones would keep the server, and others' deadlines, waiting
 
 
@@ -60,6 +61,21 @@ return 1
 _RELEASE = _Script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
+""")
+
+
+# KEYS[1] the lines; ARGV: member, its line, milliseconds, members that are gone. GET and SET alone, which every user of
+# ours may do. Answers with the lines that stay.
+_SHARE_NEWS = _Script("""
+local kept = {ARGV[1] .. ' ' .. ARGV[2]}
+local dropped = {[ARGV[1]] = true}
+for i = 4, #ARGV do dropped[ARGV[i]] = true end
+for member, news in string.gmatch(redis.call('GET', KEYS[1]) or '', '(%S+) (%S+)') do
+  if not dropped[member] then table.insert(kept, member .. ' ' .. news) end
+end
+local all = table.concat(kept, '\\n')
+redis.call('SET', KEYS[1], all, 'PX', ARGV[3])
+return all
 """)
 
 
@@ -208,6 +224,13 @@ class RedisStore:
     async def recall(self, key: str) -> str | None:
         value = await self._serve("recall", lambda: self._get(f"!affinity:{key}"))
         return None if value is None else value.decode("utf-8", "replace")
+
+    async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
+        key = f"{self._prefix}!news"
+        lines = await self._serve(
+            "share_news", lambda: self._run(_SHARE_NEWS, key, member, news, _NEWS_MILLISECONDS, *gone)
+        )
+        return dict(line.split(" ", 1) for line in lines.decode("utf-8", "replace").splitlines())
 
     async def _serve(self, operation: str, work: Callable[[], Awaitable[Result]]) -> Result:
         """The way of every operation: circuit, slot, deadline, metrics. Only what waits for the server counts as its

@@ -81,6 +81,12 @@ class Recall(_Message, frozen=True, gc=False):
     key: str
 
 
+class ShareNews(_Message, frozen=True, gc=False):
+    member: str
+    news: str
+    gone: list[str]
+
+
 class Ping(_Message, frozen=True, gc=False):
     pass
 
@@ -95,7 +101,7 @@ class Gap(_Message, frozen=True, gc=False):
     """Told: changes may have been missed, or will be; or are heard again from now on."""
 
 
-Question = Create | Find | Update | Delete | Touch | Page | Claim | Release | Remember | Recall | Ping
+Question = Create | Find | Update | Delete | Touch | Page | Claim | Release | Remember | Recall | ShareNews | Ping
 
 
 class Ask(Protocol):
@@ -180,6 +186,9 @@ class SharedStore:
     async def recall(self, key: str) -> str | None:
         return await self._ask(Recall(key), str) or None
 
+    async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
+        return await self._ask(ShareNews(member, news, list(gone)), dict[str, str])
+
     async def _ask(self, question: Question, expected: type[Expected]) -> Expected:
         try:
             answer = await self._ask_host(question, expected)
@@ -237,6 +246,8 @@ class Host:
                 return True
             case Recall():
                 return await inner.recall(question.key) or ""
+            case ShareNews():
+                return await inner.share_news(question.member, question.news, question.gone)
             case Page():
                 sessions, following = await inner.page(question.cursor, question.limit)
                 return [(record.store_key(one.session_id), record.encode(one)) for one in sessions], following

@@ -92,6 +92,10 @@ class SessionStore(Protocol):
     async def recall(self, key: str) -> str | None:
         """What was remembered; None when it has expired, or was never known."""
 
+    async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
+        """Put a line where every proxy of the fleet sees it, in place of this member's last one; all members' lines.
+        Those of `gone` are dropped, and all when nobody has written for a minute. No session. No spaces in it."""
+
     def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
         """Call `changed(key)` for each record that somebody else has changed or removed, within a second, and when the
         store notices that one has expired, which may be late: a cache minds the TTL itself. Not for what this store

@@ -378,3 +378,14 @@ async def test_closing_twice_is_closing_once(place: Any) -> None:
     await store.open()
     await store.close()
     await store.close()
+
+
+async def test_news_are_shared_by_every_proxy_each_with_one_line_and_those_who_are_gone_have_none(place: Any) -> None:
+    async with place.opened(3) as (here, there, third):
+        assert await here.share_news("a", "1;x:3", []) == {"a": "1;x:3"}
+        assert await there.share_news("b", "1;", []) == {"a": "1;x:3", "b": "1;"}
+        assert await here.share_news("a", "2;x:4,y:1", []) == {"a": "2;x:4,y:1", "b": "1;"}
+        assert await third.share_news("c", "1;", ["a", "nobody"]) == {"b": "1;", "c": "1;"}
+        assert await everything(here, 10) == []
+        again = await asyncio.gather(*(store.share_news(name, "9;", []) for store, name in ((here, "a"), (there, "b"))))
+        assert max(map(len, again)) == 3, "two at once lose nothing"

@@ -166,7 +166,8 @@ def proxies(
     """
     places = [each if isinstance(each, str) else each.origin for each in backends]
     own = [word for place in places for word in ("--backend", place)]
-    given = {"FASTPROXY_STORE": store, **(environment or {})}
+    # Scripted replicas count what they get: nobody probes them unless a test wants it.
+    given = {"FASTPROXY_STORE": store, "FASTPROXY_HEALTH_INTERVAL": "0", **(environment or {})}
     members = [
         Proxy([*own, *flags], environment=given, subcommand=subcommand, await_readyz=await_readyz) for _ in range(count)
     ]

@@ -56,9 +56,9 @@ def test_a_replica_that_failed_gets_nothing_new_until_it_answers(policy: str) ->
         assert fleet.metric("fastproxy_upstream_connects_total", backend=away.origin, outcome="failed") <= connects + 1
         away.start()
         fleets.await_that(lambda: fleets.are_live(fleet.proxies[0]), "it is found by itself", seconds_max=2.5)
-        for _ in range(12):
+        for _ in range(40):
             fleet.open()
-        assert len(away.sessions) >= 3
+        assert 1 <= len(away.sessions) < 20, "it gets new ones, and fewer than its share for a while"
 
 
 def test_a_session_stays_where_it_is_when_others_come_and_go(fleet: Fleet) -> None:
