@@ -833,7 +833,8 @@ cdef class Exchange:
         cdef Upstream upstream = self.upstream
         cdef char* p = upstream.inbox.data + upstream.inbox.start
         cdef Py_ssize_t size = buffer_size(&upstream.inbox), consumed = size, produced = size
-        cdef Py_ssize_t whole
+        cdef Py_ssize_t whole = -1
+        cdef bint sifts = self.words is not None
         cdef uint32_t tail = self.answer_chunk.tail
         cdef bint raw = not self.reframe
         cdef int rc = 0
@@ -863,8 +864,8 @@ cdef class Exchange:
         if self.wait == W_INSPECT:
             if buffer_put(&self.held, p, produced) < 0:
                 raise MemoryError
-        elif self.words is not None:
-            rc = sift(self, out, p, produced)
+        elif sifts:
+            whole = hold(self, p, produced)
         elif self.client is not None and produced:
             if raw and out.end == out.start:
                 rc = self.client.write(p, produced)
@@ -874,10 +875,10 @@ cdef class Exchange:
             else:
                 self.frame(out, p, produced)
         buffer_skip(&upstream.inbox, consumed)  # before anything that may read on: a client that is gone, for one
-        if rc < 0 and self.words is not None:
-            return -1
         if rc < 0:
             self.client_gone()
+            return -1
+        if sifts and self.wait != W_INSPECT and sift(self, out, whole) < 0:
             return -1
         if out.end > out.start and (produced > PIECE or not self.answer_done) and self.flush_answer(out) < 0:
             return -1

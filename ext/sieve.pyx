@@ -16,18 +16,24 @@ cdef bint holds_word(Exchange exchange, Py_ssize_t n) except -1:
     return False
 
 
-cdef int sift(Exchange exchange, Buffer* out, const char* p, Py_ssize_t n) except -2:
-    """The next piece of the decoded answer. -1: it is the story's turn, or the client has gone."""
-    cdef Py_ssize_t whole, before = buffer_size(&exchange.held)
+cdef Py_ssize_t hold(Exchange exchange, const char* p, Py_ssize_t n) except -2:
+    """Keep the next piece of the decoded answer. How much of what is held now are whole events; -1: nothing of it."""
+    cdef Py_ssize_t whole = -1, before = buffer_size(&exchange.held)
     if n == 0:
-        return 0
+        return -1
     if buffer_put(&exchange.held, p, n) < 0:
         raise MemoryError
     if exchange.event_stream:
         whole = last_event_end(exchange.held_tail, p, n)
         exchange.held_tail = tail_of(exchange.held_tail, p, n)
-        if whole >= 0 and release(exchange, out, before + whole) < 0:
-            return -1
+    return before + whole if whole >= 0 else -1
+
+
+cdef int sift(Exchange exchange, Buffer* out, Py_ssize_t whole) except -2:
+    """Let go of the first `whole` bytes that are held, and of all when they are too many. -1: it is the story's turn, or
+    the client has gone. Either may read on, so the piece that was held last must be off the inbox."""
+    if whole >= 0 and release(exchange, out, whole) < 0:
+        return -1
     if buffer_size(&exchange.held) > exchange.held_max:
         exchange.frame(out, exchange.held.data + exchange.held.start, buffer_size(&exchange.held))
         buffer_free(&exchange.held)
