@@ -47,6 +47,7 @@ cdef class Listener:
     cdef Reactor reactor
     cdef public int connections_max # one more is turned away; 0: as many as there are descriptors
     cdef readonly int connections   # open now
+    cdef readonly int abandoned     # calls whose clients have left: each keeps its place until its replica is done
     cdef readonly int lingering     # turned away, and not gone yet
     cdef readonly uint64_t turned_away
     cdef public int accepts_max     # taken per wake-up; few where other processes accept here too, so that all get some
@@ -94,7 +95,7 @@ cdef class Client(Wire):
     cdef void enter(self) noexcept:
         """Counted from now on, and perhaps one too many."""
         cdef Listener listener = self.listener
-        if listener.connections_max and listener.connections >= listener.connections_max:
+        if listener.connections_max and listener.connections + listener.abandoned >= listener.connections_max:
             self.turned_away = True
             listener.turned_away += 1
             listener.lingering += 1

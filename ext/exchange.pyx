@@ -63,6 +63,7 @@ cdef class Exchange:
     cdef uint8_t minor
     cdef readonly bint fast          # the fast lane has it
     cdef public bint keeps_running   # the client's leaving does not stop the backend's work (legacy POST)
+    cdef bint abandoned             # its client has left, and it runs on
     cdef public bint event_stream    # the answer is one
     cdef public object note          # the story's own
     cdef public object on_end        # called with the exchange when it is over
@@ -1004,6 +1005,8 @@ cdef class Exchange:
         self.client = None
         self.reactor.out.start = self.reactor.out.end = 0
         if self.keeps_running and self.body_done and self.phase != P_STORY and self.upstream is not None:
+            self.abandoned = True
+            (<Listener>self.listener).abandoned += 1
             if self.phase == P_POUR:
                 return self.pump_answer()
             return 0
@@ -1022,6 +1025,8 @@ cdef class Exchange:
             self.reactor.streams_open -= 1
             if not self.own_stream:
                 self.endpoint.streams -= 1
+        if self.abandoned:
+            (<Listener>self.listener).abandoned -= 1
         self.phase = P_DONE
         self.reactor.count(self)
         if self.waiter is not None:

@@ -125,8 +125,13 @@ PLAIN: tuple[tuple[str, str, Callable[[source.Source], float]], ...] = (
         lambda proxy: proxy.listener.connections if proxy.listener is not None else 0,
     ),
     (
+        "fastproxy_calls_abandoned",
+        "Calls whose clients have left while their replicas work on; each holds the place of a connection until then.",
+        lambda proxy: proxy.listener.abandoned if proxy.listener is not None else 0,
+    ),
+    (
         "fastproxy_client_connections_max",
-        "How many there may be (--max-connections).",
+        "How many there may be, calls that were abandoned included (--max-connections).",
         lambda proxy: proxy.listener.connections_max if proxy.listener is not None else 0,
     ),
     (

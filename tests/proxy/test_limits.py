@@ -136,6 +136,27 @@ def test_a_request_that_was_under_way_already_does_not_hide_the_answer() -> None
                 assert client.response().status == 503
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["fast lane", "story"])
+def test_a_call_whose_client_has_left_holds_its_place_until_it_is_done(fast: bool) -> None:
+    with limited("--max-connections", "3", fast=fast) as fleet, fleet.client() as known:
+        session = fleet.open()
+        desk = Desk(fleet.replicas)
+        clients = [fleet.client() for _ in range(2)]
+        for client in clients:
+            client.send(call_of(client, session))
+        fleets.await_that(lambda: desk.now == 2, "both run")
+        clients[0].reset()
+        clients[1].close()  # which may be half a close: it is found out when there is something to say
+        fleets.await_that(lambda: fleet.metric("fastproxy_calls_abandoned") == 1, "one has surely left")
+        assert fleet.metric("fastproxy_client_connections") == 2
+        assert_turned_away(fleet.client())
+        assert known.request("GET", "/", {"Host": "elsewhere.test"}).status == 403, "who is in is served"
+        desk.open = True
+        fleets.await_that(lambda: fleet.metric("fastproxy_calls_abandoned") == 0, "it is done")
+        fleets.await_that(lambda: fleet.metric("fastproxy_client_connections") == 1, "and so is the other")
+        assert fleet.count(0, session) == 3
+
+
 def test_a_flood_beyond_the_descriptors_finds_the_limit_first_and_known_sessions_go_on() -> None:
     with few_descriptors() as inherit, limited() as fleet, contextlib.ExitStack() as stack:
         inherit()
