@@ -32,6 +32,7 @@ INITIALIZE = (
 INITIALIZED = b'{"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-06-18","capabilities":{},"serverInfo":{}}}'
 CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}'
 RESULT = b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}'
+QUIET = ("--health-interval", "0")  # probes would come between what the scripts expect
 JSON = {"Content-Type": "application/json"}
 EVENTS = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
 OK = actors_message.format_response("200 OK", JSON, RESULT)
@@ -171,7 +172,7 @@ def lanes(*flags: str, prefix: str = "", act: Act | None = None) -> Iterator[Lan
     with Stage(act) as stage, contextlib.ExitStack() as stack:
         backend = stage.origin + prefix
         fast, story = (
-            stack.enter_context(kit.proxies(backends=[backend], flags=[*flags, *own]))[0]
+            stack.enter_context(kit.proxies(backends=[backend], flags=[*QUIET, *flags, *own]))[0]
             for own in ((), ("--no-fast-lane",))
         )
         yield Lanes(Lane(fast, stage), Lane(story, stage))

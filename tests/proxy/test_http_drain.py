@@ -25,7 +25,7 @@ STREAM = {"Accept": "text/event-stream"}
 @contextlib.contextmanager
 def draining(delay: str = "100ms", timeout: str = "10s", *flags: str) -> Iterator[Lane]:
     """A proxy of a session, ready to be told to end."""
-    given = ["--drain-delay", delay, "--drain-timeout", timeout, *flags]
+    given = [*told.QUIET, "--drain-delay", delay, "--drain-timeout", timeout, *flags]
     with told.Stage() as stage, kit.proxies(backends=[stage], flags=given) as [proxy]:
         lane = Lane(proxy, stage)
         lane.open_session(told.SESSION)

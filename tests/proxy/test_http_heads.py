@@ -184,7 +184,7 @@ def test_the_longest_head_that_may_pass_has_room_for_what_the_proxy_adds(trustin
 
 
 def test_a_client_on_ipv6_is_named_in_brackets() -> None:
-    with told.Stage() as stage, kit.proxies(backends=[stage], flags=["--listen", "[::1]:0"]) as [proxy]:
+    with told.Stage() as stage, kit.proxies(backends=[stage], flags=[*told.QUIET, "--listen", "[::1]:0"]) as [proxy]:
         port = int(proxy.origin.rpartition(":")[2])
         assert proxy.origin == f"http://[::1]:{port}"
         with socket.create_connection(("::1", port)) as client:

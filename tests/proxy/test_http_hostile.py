@@ -188,7 +188,7 @@ async def visit_all(lane: Lane, count: int, seed: int) -> None:
 def test_ten_thousand_hostile_connections_leave_nothing_behind(flags: list[str]) -> None:
     count = CONNECTIONS if not flags else CONNECTIONS // 10
     seed = int(os.environ.get("FASTPROXY_TEST_SEED", "20261120"))
-    given = ["--header-timeout", "2s", "--body-timeout", "2s", "--log-level", "error", *flags]
+    given = [*told.QUIET, "--header-timeout", "2s", "--body-timeout", "2s", "--log-level", "error", *flags]
     with told.Stage(behave_badly) as stage, kit.proxies(backends=[stage], flags=given) as [proxy]:
         lane = Lane(proxy, stage)
         lane.open_session(told.SESSION)
@@ -234,7 +234,7 @@ def cpu_seconds(process: actors.Process) -> float:
 
 def test_without_a_descriptor_left_it_neither_spins_nor_dies() -> None:
     with told.Stage() as stage:
-        proxy = Narrow(["--backend", stage.origin], environment={})
+        proxy = Narrow([*told.QUIET, "--backend", stage.origin], environment={})
         with actors.started([proxy]):
             lane = Lane(proxy, stage)
             lane.open_session(told.SESSION)
@@ -259,7 +259,7 @@ def test_without_a_descriptor_left_it_neither_spins_nor_dies() -> None:
 def test_without_a_descriptor_left_no_replica_is_called_failed_and_no_session_moved() -> None:
     """That a connection can't be made is the proxy's own trouble; the session's replica was not even asked."""
     with told.Stage() as stage:
-        proxy = Narrow(["--backend", stage.origin], environment={})
+        proxy = Narrow([*told.QUIET, "--backend", stage.origin], environment={})
         with actors.started([proxy]):
             lane = Lane(proxy, stage)
             lane.open_session(told.SESSION)

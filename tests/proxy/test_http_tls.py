@@ -109,7 +109,7 @@ def files(tmp_path: pathlib.Path) -> Files:
 @contextlib.contextmanager
 def listening(files: Files, *flags: str) -> Iterator[SecureLane]:
     """An https listener in front of a plain backend."""
-    with told.Stage() as stage, kit.proxies(backends=[stage], flags=[*files.flags, *flags]) as [proxy]:
+    with told.Stage() as stage, kit.proxies(backends=[stage], flags=[*told.QUIET, *files.flags, *flags]) as [proxy]:
         lane = SecureLane(proxy, stage, files.authority)
         lane.open_session(told.SESSION)
         yield lane
@@ -119,7 +119,7 @@ def listening(files: Files, *flags: str) -> Iterator[SecureLane]:
 def reaching(files: Files, context: ssl.SSLContext, *flags: str) -> Iterator[Lane]:
     """An https backend behind a plain listener."""
     with SecureStage(context) as stage:
-        given = ["--backend-ca", str(files.trust), *flags]
+        given = [*told.QUIET, "--backend-ca", str(files.trust), *flags]
         with kit.proxies(backends=[stage], flags=given, await_readyz=False) as [proxy]:
             yield Lane(proxy, stage)
 
@@ -314,7 +314,7 @@ def test_an_answer_until_the_end_that_is_cut_without_a_goodbye_is_a_cut_answer(f
 def test_a_backend_that_speaks_no_tls_is_unreachable(files: Files) -> None:
     with told.Stage(saying(told.OK)) as stage:
         place = f"https://localhost:{stage.port}"
-        given = ["--backend-ca", str(files.trust), "--connect-timeout", "500ms"]
+        given = [*told.QUIET, "--backend-ca", str(files.trust), "--connect-timeout", "500ms"]
         running = kit.proxies(backends=[place], flags=given, await_readyz=False)
         with running as [proxy], kit.RawClient(proxy.origin) as client:
             answer = client.request("POST", "/mcp", told.JSON, told.CALL)

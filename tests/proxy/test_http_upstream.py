@@ -299,7 +299,7 @@ def test_a_backend_that_cannot_be_reached_is_said_to_be_unreachable(kind: str) -
             place = f"http://127.0.0.1:{stack.enter_context(deaf_port())}"
         else:
             place = f"http://127.0.0.1:{free_port()}" if kind == "refused" else "http://nobody.invalid:80"
-        flags = ["--connect-timeout", "300ms"]
+        flags = [*told.QUIET, "--connect-timeout", "300ms"]
         [proxy] = stack.enter_context(kit.proxies(backends=[place], flags=flags, await_readyz=False))
         with kit.RawClient(proxy.origin) as client:
             started = time.monotonic()
@@ -315,7 +315,10 @@ def test_a_backend_that_cannot_be_reached_is_said_to_be_unreachable(kind: str) -
 
 
 def test_a_request_goes_to_the_next_replica_when_the_first_cannot_be_reached() -> None:
-    with told.Stage() as stage, kit.proxies(backends=[f"http://127.0.0.1:{free_port()}", stage]) as [proxy]:
+    with (
+        told.Stage() as stage,
+        kit.proxies(backends=[f"http://127.0.0.1:{free_port()}", stage], flags=told.QUIET) as [proxy],
+    ):
         with kit.RawClient(proxy.origin) as client:
             for _ in range(4):
                 assert client.request("POST", "/mcp", told.JSON, told.CALL).raw == told.OK
