@@ -14,7 +14,7 @@ EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run try test lint bench build extension annotate clean distclean FORCE
+.PHONY: help run try test lint bench chaos build extension annotate clean distclean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
@@ -38,6 +38,10 @@ lint: $(VENV)/.test $(VENV)/.extension  ## ruff, mypy --strict, the floors
 
 bench: $(VENV)/.test $(VENV)/.extension  ## side by side with the rivals; ARGS="--quick"
 	@$(PYTHON) -m bench $(ARGS)
+
+chaos: $(VENV)/.test $(VENV)/.extension  ## everything dies once, under load: who noticed; ARGS="kill" for some faults
+	@$(PYTHON) -m tests.kit.provision mcp2
+	@$(PYTHON) -m tests.chaos $(ARGS)
 
 build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from the sdist)
 	@sh .ci/preflight compiler $(PYTHON)
