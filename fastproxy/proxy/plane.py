@@ -99,6 +99,10 @@ class Plane:
         self.reactor.ttl_seconds = self.book.ttl_seconds
         self.reactor.touch_seconds = self.book.touch_seconds
         self._open_discovery()
+        self._open_story()
+
+    def _open_story(self) -> None:
+        config = self.config
         self.recovery = recovery.Recovery(self.book, self.backends, self.ask, self.tasks.start)
         self.admission = admission.Admission(
             requests_per_backend_max=config.max_requests_per_backend,
