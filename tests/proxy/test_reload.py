@@ -365,3 +365,25 @@ def test_a_drain_takes_the_times_that_hold_now_and_drain_wait_waits_for_it(
         assert (done.returncode, done.stdout) == (0, "drained\n"), done.stderr
         assert 0.5 <= time.monotonic() - began < 15
         assert proxy.wait(5) == 0
+
+
+def test_another_authority_for_replicas_is_trusted_from_the_next_connection_on(tmp_path: pathlib.Path) -> None:
+    ours, foreign = trustme.CA(), trustme.CA()
+    trusted = tmp_path / "authorities.pem"
+    foreign.cert_pem.write_to_path(str(trusted))
+    issued = ours.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key))  # an https replica: another proxy
+    with (
+        fleets.replicas(1) as last,
+        fleets.fleet(*tls, proxies=1, behind=last) as inner,
+        owned(tmp_path, [], backend=[inner.proxies[0].origin], backend_ca=str(trusted)) as (fleet, owner),
+    ):
+        refused = fleet.post(0, fleets.message("initialize", 0, **fleets.INITIALIZE))
+        assert refused.json()["error"]["data"]["reason"] in ("backend_unreachable", "backend_unavailable")
+        ours.cert_pem.write_to_path(str(trusted))  # the same file, with another content
+        change(fleet, owner)
+        fleets.await_that(lambda: fleets.are_live(fleet.proxies[0]), "it is trusted")
+        assert fleet.count(0, fleet.open()) == 1
