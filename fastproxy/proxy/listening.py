@@ -88,9 +88,10 @@ class Listening:
             while self._streams:
                 await asyncio.sleep(LOOK_SECONDS)
                 now = time.monotonic()
-                states = {replica.url: replica for replica in self.replicas.all()}
+                staying = {replica.url for replica in self.replicas.all() if replica.state != "leaving"}
+                live = self.replicas.live()
                 for merged in list(self._streams):
-                    merged.look(states, now)
+                    merged.look(live, staying, now)
         finally:
             self._looking = False
 
@@ -188,18 +189,17 @@ class _Merged:
                 await self._exchange.taken()
                 self._spoke_at = time.monotonic()
 
-    def look(self, states: dict[str, backends.Replica], now: float) -> None:
+    def look(self, live: list[backends.Replica], staying: set[str], now: float) -> None:
         """Once a second: who came, who went, and has anything been said lately?"""
         if not self._speaking.is_set() or self._ended:
             return
-        for url, replica in states.items():
-            leg = self._legs.get(url)
-            if replica.state == "live" and (leg is None or _is_due(leg, now)):
+        for replica in live:
+            leg = self._legs.get(replica.url)
+            if leg is None or _is_due(leg, now):
                 self._add_leg(replica, 0 if leg is None else leg.tries)
         open_legs = [leg for leg in self._legs.values() if leg.over_at == 0.0]
         for leg in open_legs:
-            known = states.get(leg.replica.url)
-            if (known is None or known.state == "leaving") and len(open_legs) > 1 and leg.task is not None:
+            if leg.replica.url not in staying and len(open_legs) > 1 and leg.task is not None:
                 leg.task.cancel()
         if now - self._spoke_at >= SILENCE_SECONDS_MAX and not self._turn.locked():
             self._spoke_at = now

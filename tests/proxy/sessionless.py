@@ -99,6 +99,9 @@ class Server(fleets.Replica):
     # ---- what it answers
 
     async def answer(self, connection: actors_wire.Connection, request: Message) -> None:
+        if request.method != "POST":  # a health probe, for one
+            await connection.send(actors_message.format_response("405 Method Not Allowed", {"Allow": "POST"}))
+            return
         asked = json.loads(request.body)
         method, params = asked.get("method", ""), asked.get("params", {})
         if method == "subscriptions/listen":
@@ -165,8 +168,8 @@ class Server(fleets.Replica):
             "method": "notifications/subscriptions/acknowledged",
             "params": {"notifications": honoured, "_meta": {SUBSCRIPTION: asked["id"]}},
         }
+        self.listens[connection] = asked["id"]  # before the client can know, so that the test can speak at once
         await connection.send(actors_message.format_chunk(event(json.dumps(members).encode())))
-        self.listens[connection] = asked["id"]
         await connection.await_end()
 
 
