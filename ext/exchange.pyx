@@ -116,6 +116,7 @@ cdef class Exchange:
     cdef str failure_detail
     # the fast lane
     cdef bint confirms               # a 2xx answer is the session's first
+    cdef readonly uint8_t entry_flags  # of the table's entry that it went by; that may change while the backend thinks
     cdef uint32_t session_at         # the session id in the head
     cdef uint32_t session_size
 

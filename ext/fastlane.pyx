@@ -81,6 +81,7 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     exchange = client.new_exchange(head)
     exchange.fast = True
     exchange.confirms = not confirmed
+    exchange.entry_flags = entry.flags
     exchange.keeps_running = True
     exchange.head_size = head.size
     exchange.body_left = head.length
@@ -126,8 +127,8 @@ cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:
         session = client.inbox.data + client.inbox.start + exchange.session_at
         if exchange.confirms and head.status < 300:
             entry = reactor.table.find(session, exchange.session_size, reactor.now_s)
-            if entry != NULL:
-                entry.flags |= FLAG_CONFIRMED
+            if entry != NULL and entry.flags | FLAG_CONFIRMED == exchange.entry_flags | FLAG_CONFIRMED:
+                entry.flags |= FLAG_CONFIRMED  # still the place that has answered
         if head.session >= 0:
             field = &head.fields[head.session]
             if field.value_length != exchange.session_size or memcmp(p + field.value, session, exchange.session_size) != 0:

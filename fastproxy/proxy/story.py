@@ -82,7 +82,11 @@ class Story:
             exchange.note = session_id
             if exchange.lost is not None and exchange.lost.ran:
                 raise self._inquiry.lose(exchange.endpoint_index, exchange.lost)
-            await self._serve_session(exchange, request, session_id, answer)
+            if answer is None:
+                return await self._serve_session(exchange, request, session_id)
+            # The answer is the word of the replica that was asked, wherever the session has been brought since.
+            place = self._book.place_by(session_id, exchange.endpoint_index, exchange.entry_flags)
+            await self._serve_place(exchange, request, place, answer)
 
         self._start_task(self._tell(exchange, go_on), name="exchange resumed")
 
@@ -145,7 +149,7 @@ class Story:
             if asked is not None and asked.method == "initialize":
                 return await self._opening.initialize(exchange, request, body, self._inquiry.ask_any)
         if session_id is not None:
-            return await self._serve_session(exchange, request, session_id, None)
+            return await self._serve_session(exchange, request, session_id)
         if parameter is not None:
             raise reply.session_not_found()
         if request.method == "GET" and request.wants_events():
@@ -185,15 +189,19 @@ class Story:
             raise reply.session_not_found()
         return place
 
-    async def _serve_session(
-        self, exchange: Exchange, request: Request, session_id: str, answer: core.AnswerHead | None
-    ) -> None:
+    async def _serve_session(self, exchange: Exchange, request: Request, session_id: str) -> None:
         if not is_session_id(session_id):
             raise reply.bad_session_id()
         place = await self._find(session_id)
         exchange.note = session_id
         if request.method == "DELETE":
             return await self._end_session(exchange, place)
+        await self._serve_place(exchange, request, place, None)
+
+    async def _serve_place(
+        self, exchange: Exchange, request: Request, place: book.Place, answer: core.AnswerHead | None
+    ) -> None:
+        """`answer`: what the place has said already."""
         recovered = False
         while True:
             try:

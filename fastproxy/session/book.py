@@ -121,6 +121,10 @@ class Book:
                 return cached
         return await self._find_in_store(session_id, key, cached)
 
+    def place_by(self, session_id: str, endpoint: int, flags: int) -> Place:
+        """Where the fast lane found the session, by the entry that it went by; the table may know better since."""
+        return self._place(session_id, record.store_key(session_id), endpoint, flags)
+
     async def load(self, session_id: str) -> record.SessionRecord | None:
         """The record as it is in the store now."""
         return await self.store.load(session_id)
