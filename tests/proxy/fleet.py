@@ -19,6 +19,7 @@ import typing
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from fastproxy.session import record
 from tests import kit
 from tests.kit import actors_message, actors_wire, redis_server
 
@@ -243,6 +244,17 @@ class Fleet:
         assert ready.status == 202, ready
         return session
 
+    def open_everywhere(self) -> list[str]:
+        """Two new sessions, one on each replica. Which gets the next is the policy's business, and one that has just
+        come back gets few."""
+        found: dict[str, str] = {}
+        for number in range(40):
+            session = self.open(number % len(self.proxies))
+            found.setdefault(self.replica_of(session).name, session)
+            if len(found) == len(self.replicas):
+                return [found[name] for name in sorted(found)]
+        raise AssertionError(f"only {sorted(found)} got sessions")
+
     def call(self, proxy: int, session: str | None, number: object = 1, **fields: str) -> Message:
         """tools/call of a session."""
         return self.post(proxy, message("tools/call", number, name="count"), session, **fields)
@@ -258,9 +270,9 @@ class Fleet:
 
     def replica_of(self, session: str) -> Replica:
         """The replica that the record names."""
-        record = self.record(session)
-        assert record is not None, f"no record of {session}"
-        return next(replica for replica in self.replicas if replica.origin == record["backend_url"])
+        held = self.record(session)
+        assert held is not None, f"no record of {session}"
+        return next(replica for replica in self.replicas if replica.origin == held["backend_url"])
 
     def other(self, replica: Replica) -> Replica:
         return next(other for other in self.replicas if other is not replica)
@@ -268,7 +280,7 @@ class Fleet:
     def record(self, session: str) -> dict[str, typing.Any] | None:
         """What Redis holds of it."""
         assert self.redis is not None
-        value = self.redis.execute("GET", PREFIX + session)
+        value = self.redis.execute("GET", PREFIX + record.store_key(session))
         return None if value is None else typing.cast("dict[str, typing.Any]", json.loads(value))
 
     def got(self, method: str, rpc: str | None = None) -> list[Message]:
@@ -316,7 +328,8 @@ def result_of(answer: Message) -> dict[str, typing.Any]:
 
 
 def are_live(proxy: kit.Proxy) -> bool:
-    return all(backend["state"] == "live" for backend in proxy.backends())
+    """Every replica that it was told of; one that it knows from a record alone is `leaving` for ever."""
+    return all(backend["state"] != "failed" for backend in proxy.backends())
 
 
 @contextlib.contextmanager

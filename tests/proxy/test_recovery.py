@@ -257,8 +257,10 @@ def test_a_get_stream_is_recovered(fleet: Fleet) -> None:
     assert len(fleet.got("POST", "initialize")) == 2
 
 
-@pytest.mark.parametrize("size_bytes", [70_000, 200_000, 262_144])
-@pytest.mark.parametrize("loss", ["forgotten", "killed"])
+@pytest.mark.parametrize(
+    ("size_bytes", "loss"),
+    [(70_000, "forgotten"), (200_000, "forgotten"), (262_144, "forgotten"), (200_000, "killed")],
+)
 def test_a_body_that_was_kept_is_sent_again_whole(fleet: Fleet, size_bytes: int, loss: str) -> None:
     session = confirmed(fleet)
     bare = len(fleets.message("tools/call", 1, text=""))

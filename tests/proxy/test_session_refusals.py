@@ -156,16 +156,18 @@ def test_when_every_connect_fails_the_answer_is_in_band_for_a_request_and_502_fo
 
 
 def test_502_is_the_form_for_notifications_for_get_and_for_the_era_without_sessions(fleet: Fleet) -> None:
-    for message, fields in (
+    cases: list[tuple[bytes, dict[str, str]]] = [
         (fleets.message("notifications/x", None), {}),
         (fleets.message("ping", 1), {"MCP_Protocol_Version": "2026-07-28"}),
         (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', {}),
         (b'{"jsonrpc":"2.0","id":1,"result":{}}', {}),
-    ):
-        fleet.begin()
-        for replica in fleet.replicas:
-            replica.kill()
-        error = refused(fleet.post(0, message, **fields), 502, -32603)
+    ]
+    for number, (message, fields) in enumerate(cases):
+        if number % 2 == 0:  # each proxy says so once: then it knows that nobody is live
+            fleet.begin()
+            for replica in fleet.replicas:
+                replica.kill()
+        error = refused(fleet.post(number % 2, message, **fields), 502, -32603)
         assert error["data"] == {"reason": "backend_unreachable"}
     fleet.begin()
     for replica in fleet.replicas:
@@ -360,20 +362,25 @@ def test_a_peer_that_is_not_redis_or_refuses_us_ends_the_start(redis: redis_serv
         actors_wire.ScriptedBackend(speak_http) as web,
         fleets.replicas(1) as (replica,),
     ):
-        for store, environment, words in (
+        cases = [
             (locked.url, {"FASTPROXY_REDIS_PASSWORD": "wrong-secret"}, "password"),
             (locked.url, {}, "password"),
             (f"redis://127.0.0.1:{redis.port}/99", {}, "database"),
             (f"redis://127.0.0.1:{web.port}/0", {}, "redis"),
-        ):
-            proxy = kit.Proxy(
-                ["--backend", replica.origin], environment={"FASTPROXY_STORE": store, **environment}, await_readyz=False
-            )
-            proxy.start()
-            try:
-                assert proxy.wait(10.0) == 1, store
+        ]
+        flags = ["--backend", replica.origin]
+        proxies = [
+            kit.Proxy(flags, environment={"FASTPROXY_STORE": store, **environment}, await_readyz=False)
+            for store, environment, _ in cases
+        ]
+        try:
+            for proxy in proxies:
+                proxy.start()
+            for proxy, (store, _, words) in zip(proxies, cases, strict=True):
+                assert proxy.wait(15.0) == 1, store
                 assert words in proxy.stderr.lower(), proxy.stderr
                 assert "wrong-secret" not in proxy.stderr
                 assert "Traceback" not in proxy.stderr
-            finally:
+        finally:
+            for proxy in proxies:
                 proxy.kill()
