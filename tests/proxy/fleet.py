@@ -244,6 +244,13 @@ class Fleet:
         assert ready.status == 202, ready
         return session
 
+    def open_confirmed(self, **params: object) -> str:
+        """A session that every proxy knows, and that has had a 2xx answer through each."""
+        session = self.open(**params)
+        for proxy in range(len(self.proxies)):
+            self.count(proxy, session)
+        return session
+
     def open_everywhere(self) -> list[str]:
         """Two new sessions, one on each replica. Which gets the next is the policy's business, and one that has just
         come back gets few."""
