@@ -22,7 +22,8 @@ from tests.proxy.lanes import Lane, Lanes, chunked, saying
 BODY_BYTES = int(os.environ.get("FASTPROXY_TEST_BODY_BYTES", 256 << 20))
 GROWTH_BYTES_MAX = 512 << 10
 PIECE = b"0123456789abcdef" * 4096
-STALLED_BYTES = 64 << 20
+STALLED_BYTES = 64 << 20  # more than the kernel's buffers hold on the way to a reader
+UNREAD_BYTES = 256 << 20  # and than those on the way to a backend, and the 32 MiB of its own
 
 # What a proxy that decodes and encodes again would not give back as it came.
 JSON_BODIES = {
@@ -274,7 +275,7 @@ def test_a_backend_that_stops_reading_holds_the_sender_back(wide: Lanes) -> None
             return
         while not go_on.is_set():  # noqa: ASYNC110 (set by the test's own thread)
             await asyncio.sleep(0.005)
-        request_bytes = len(head) + STALLED_BYTES
+        request_bytes = len(head) + UNREAD_BYTES
         while len(connection.received) < request_bytes:
             if not await connection.read_some():
                 return
@@ -284,7 +285,7 @@ def test_a_backend_that_stops_reading_holds_the_sender_back(wide: Lanes) -> None
         go_on.clear()
         lane.play(act)
         with lane.client() as client, Growth(lane) as growth:
-            client.send(lane.plain("POST", "/mcp", {"Content-Length": str(STALLED_BYTES)}))
+            client.send(lane.plain("POST", "/mcp", {"Content-Length": str(UNREAD_BYTES)}))
             client._socket.setblocking(False)
             sent = 0
             until = time.monotonic() + 0.5
@@ -294,11 +295,11 @@ def test_a_backend_that_stops_reading_holds_the_sender_back(wide: Lanes) -> None
                 except BlockingIOError:
                     time.sleep(0.01)
             client._socket.setblocking(True)
-            assert sent < STALLED_BYTES
+            assert sent < UNREAD_BYTES
             go_on.set()
-            while sent < STALLED_BYTES:
-                client.send_more(PIECE[: min(len(PIECE), STALLED_BYTES - sent)])
-                sent += min(len(PIECE), STALLED_BYTES - sent)
+            while sent < UNREAD_BYTES:
+                client.send_more(PIECE[: min(len(PIECE), UNREAD_BYTES - sent)])
+                sent += min(len(PIECE), UNREAD_BYTES - sent)
             answer = client.response(seconds_max=30).raw
         assert growth.bytes < GROWTH_BYTES_MAX + (256 << 10), f"{growth.bytes} bytes more"
         return answer
