@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from fastproxy import errors
@@ -32,6 +33,7 @@ class Circuit:
         self._probing: asyncio.Task[None] | None = None
         self._stopped = False
         self._told = False  # somebody who reads logs
+        self._returned_at = float("-inf")
 
     def check(self) -> None:
         """StoreUnavailable: there is no use in asking the store."""
@@ -43,8 +45,14 @@ class Circuit:
         """The store has answered."""
         if self._told:
             logger.info("store=serving")
+            self._returned_at = time.monotonic()
         self._told = False
         self.fault = None
+
+    @property
+    def seconds_since_return(self) -> float:
+        """From the end of the last outage; infinite when there was none."""
+        return time.monotonic() - self._returned_at
 
     def trip(self, fault: errors.StoreError) -> None:
         """The store is away; find out when it is back."""

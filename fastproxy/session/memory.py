@@ -104,6 +104,10 @@ class MemoryStore:
         return True
 
     @property
+    def seconds_since_return(self) -> float:
+        return float("inf")
+
+    @property
     def fault(self) -> errors.StoreError | None:
         return None
 

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # Ten thousand records of about 1 KB; an outage longer than that many new sessions is no longer a passing one.
 PENDING_MAX = 10_000
+# After an outage, until what is not there is taken to be unknown: the others notice the store's return within a second,
+# and have their pending to write. A client that is told 404 gives its session up for good.
+SETTLE_SECONDS = 2.0
 _CLOSE_SECONDS_MAX = 2.0
 _WRITES_AT_ONCE = 32  # as many as RedisStore has connections
 _PAGE_OF_PENDING = "pending:"
@@ -71,6 +74,10 @@ class OutageBuffer:
     @property
     def available(self) -> bool:
         return self._inner.available
+
+    @property
+    def seconds_since_return(self) -> float:
+        return self._inner.seconds_since_return
 
     @property
     def fault(self) -> errors.StoreError | None:
@@ -125,14 +132,24 @@ class OutageBuffer:
         created = self._find(key)
         if created is not None:
             return created.session
-        return None if key in self._deleted else await self._inner.load(session_id)
+        if key in self._deleted:
+            return None
+        session = await self._inner.load(session_id)
+        if session is None:
+            self._check_settled()
+        return session
 
     async def find(self, session_id: str) -> store.Found | None:
         key = record.store_key(session_id)
         created = self._find(key)
         if created is not None:
             return store.Found(created.session, created.expires_at - self._clock())
-        return None if key in self._deleted else await self._inner.find(session_id)
+        if key in self._deleted:
+            return None
+        found = await self._inner.find(session_id)
+        if found is None:
+            self._check_settled()
+        return found
 
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
@@ -221,6 +238,10 @@ class OutageBuffer:
         records, following = await self._inner.page(cursor, limit)
         alive = [session for session in records if record.store_key(session.session_id) not in self._deleted]
         return alive, None if following is None else _PAGE_OF_INNER + following
+
+    def _check_settled(self) -> None:
+        if self._inner.seconds_since_return < SETTLE_SECONDS:
+            raise errors.StoreUnavailable("session store has just come back: another proxy may have this one to write")
 
     def _check_room(self, error: errors.StoreError) -> None:
         if self.pending >= self._pending_max:

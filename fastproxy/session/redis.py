@@ -115,6 +115,10 @@ class RedisStore:
         return self._circuit.fault is None
 
     @property
+    def seconds_since_return(self) -> float:
+        return self._circuit.seconds_since_return
+
+    @property
     def fault(self) -> errors.StoreError | None:
         return self._circuit.fault
 

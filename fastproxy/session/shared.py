@@ -126,6 +126,10 @@ class SharedStore:
         return self._fault is None
 
     @property
+    def seconds_since_return(self) -> float:
+        return float("inf")  # the store behind the Host minds it
+
+    @property
     def fault(self) -> errors.StoreError | None:
         return self._fault
 

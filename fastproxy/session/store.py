@@ -40,6 +40,10 @@ class SessionStore(Protocol):
         """The last that we know: the store serves us."""
 
     @property
+    def seconds_since_return(self) -> float:
+        """From the end of the last time that it was away; infinite when there was none."""
+
+    @property
     def fault(self) -> errors.StoreError | None:
         """Why it is not available; StoreRefused when somebody has to do something about it."""
 

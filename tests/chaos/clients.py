@@ -46,7 +46,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """One client's session. `calls`: every request; `anew`: when its counter began again; `lost_at`: it was told 404."""
+    """One client's session. `calls`: every request; `anew_at`: its counter began again; `lost_at`: it was told 404."""
 
     def __init__(self, ports: list[int], lots: random.Random) -> None:
         self.number = next(_numbers)

@@ -15,6 +15,12 @@ from tests.kit import actors, redis_server
 AWAY_SECONDS = 3.0  # for which somebody is frozen, or the store is stopped
 ALL, CALLS, HOME, NEWCOMERS, NOBODY = "all", "calls", "home", "newcomers", "nobody"
 
+GONE = ("ConnectionResetError", "the connection ended")  # who is killed says nothing more
+# The proxy says that the call may have run. After a freeze too: a server's keep-alive may have passed meanwhile, and it
+# closes the connection over the request that it has not read.
+LOST = ("'backend_lost', 'may_have_run': True",)
+LATER = ("session_store_unavailable",)
+
 
 class Stage(msgspec.Struct):
     """The processes."""
@@ -41,7 +47,8 @@ class Fault(msgspec.Struct, frozen=True):
     concerns: str
     victim: int = 0
     forgets: bool = False
-    waits: bool = False  # calls of those concerned are answered late, and none fails
+    waits: bool = False  # calls under way are answered late, when the victim goes on
+    tells: tuple[str, ...] = ()  # what an error of those concerned may say: one of these
 
 
 async def _kill(process: actors.Process, *, rest_seconds: float) -> Span:
@@ -102,11 +109,11 @@ async def restart_every_proxy(stage: Stage) -> Span:
 
 
 FAULTS: Sequence[Fault] = (
-    Fault("kill -9 a proxy, start it again", kill_a_proxy, CALLS),
-    Fault("kill -9 a replica, start it again", kill_a_replica, HOME, forgets=True),
-    Fault(f"Redis stopped for {AWAY_SECONDS:g} s", stop_the_store, NEWCOMERS),
+    Fault("kill -9 a proxy, start it again", kill_a_proxy, CALLS, tells=GONE),
+    Fault("kill -9 a replica, start it again", kill_a_replica, HOME, forgets=True, tells=LOST),
+    Fault(f"Redis stopped for {AWAY_SECONDS:g} s", stop_the_store, NEWCOMERS, tells=LATER),
     Fault(f"a proxy frozen for {AWAY_SECONDS:g} s", freeze_a_proxy, CALLS, victim=1, waits=True),
-    Fault(f"a replica frozen for {AWAY_SECONDS:g} s", freeze_a_replica, HOME, victim=1, waits=True),
-    Fault(f"Redis frozen for {AWAY_SECONDS:g} s", freeze_the_store, NEWCOMERS),
+    Fault(f"a replica frozen for {AWAY_SECONDS:g} s", freeze_a_replica, HOME, victim=1, tells=LOST),
+    Fault(f"Redis frozen for {AWAY_SECONDS:g} s", freeze_the_store, NEWCOMERS, tells=LATER),
     Fault("every proxy restarted, one by one", restart_every_proxy, NOBODY),
 )

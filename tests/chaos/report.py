@@ -80,8 +80,9 @@ def judge(
         wrong=[f"session {one.number}: {words}" for one in sessions.values() for words in one.wrong],
         broken=[],
     )
+    odd = {call.error for call in of_involved if call.error and not any(words in call.error for words in fault.tells)}
     stray = anew if not fault.forgets else anew - set(involved)
-    return msgspec.structs.replace(outcome, broken=_find_broken(fault, outcome, len(stray)))
+    return msgspec.structs.replace(outcome, broken=_find_broken(outcome, stray=len(stray), odd=odd))
 
 
 def _recovered_at(number: int, span: faults.Span, calls: Sequence[clients.Call]) -> float | None:
@@ -92,12 +93,10 @@ def _recovered_at(number: int, span: faults.Span, calls: Sequence[clients.Call])
     return min(served, default=None)
 
 
-def _find_broken(fault: faults.Fault, outcome: Outcome, stray: int) -> list[str]:
-    broken = []
+def _find_broken(outcome: Outcome, *, stray: int, odd: Collection[str]) -> list[str]:
+    broken = [f"an error that this fault does not explain: {error}" for error in sorted(odd)]
     if outcome.errors_of_others:
         broken.append(f"{outcome.errors_of_others} errors of sessions that are not involved")
-    if fault.waits and outcome.errors_of_involved:
-        broken.append(f"{outcome.errors_of_involved} errors, where only waiting was needed")
     if outcome.recovered_seconds is None:
         broken.append("a session was not served again")
     elif outcome.recovered_seconds > RECOVERED_SECONDS_MAX:
