@@ -81,7 +81,7 @@ cdef class Client(Wire):
             if rc == 1:
                 if self.state == CLIENT_BUSY and exchange is not None:
                     undue(self)
-                    exchange.pump_answer()
+                    pump_answer(exchange)
                 elif self.state == CLIENT_CLOSING:
                     return self.close_politely()
         if self.closed:
@@ -105,7 +105,7 @@ cdef class Client(Wire):
             return self.gone()
         if not exchange.body_done and (exchange.upstream is not None or exchange.wait == W_PEEK):
             if self.readable:
-                exchange.pump_request()
+                pump_request(exchange)
         elif self.hung and (not exchange.keeps_running or not exchange.body_done):
             return self.gone()
         return 0
@@ -113,7 +113,7 @@ cdef class Client(Wire):
     cdef int gone(self) except -1:
         cdef Exchange exchange = self.exchange  # held here, as in on_ready
         if exchange is not None:
-            return exchange.client_gone()
+            return client_gone(exchange)
         self.shut()
         return 0
 
@@ -350,12 +350,12 @@ cdef class Client(Wire):
             if buffer_size(&self.inbox):
                 return self.refuse(408, b"the head took too long")
         elif which == DUE_BODY and self.state == CLIENT_BUSY and exchange is not None:
-            return exchange.refuse(408, b"the body took too long")
+            return refuse_exchange(exchange, 408, b"the body took too long")
         elif which == DUE_BODY and self.state == CLIENT_HEAD:
             return self.refuse(408, b"the body took too long")
         elif which == DUE_STALL and exchange is not None:
             self.reactor.stalls += 1
-            return exchange.client_gone()
+            return client_gone(exchange)
         self.shut()
         return 0
 

@@ -277,7 +277,7 @@ cdef class Exchange:
         """Future of (bytes, whole): the body's beginning, up to about `limit`, without giving it to anybody."""
         self.must_live()
         future = self.wait_for(W_PEEK, limit)
-        self.pump_request()
+        pump_request(self)
         return future
 
     def forward(self, Upstream upstream not None, int rule=S_KEEP, bytes session=b"", bytes target=None):
@@ -301,8 +301,8 @@ cdef class Exchange:
         p = self.head_bytes(&size)
         build_request(out, p, head, self.client, upstream.endpoint, rule, session, PyBytes_GET_SIZE(session), target)
         future = self.wait_for(W_HEAD, 0)
-        self.attach(upstream)
-        self.send_kept(out)
+        join_upstream(self, upstream)
+        send_kept(self, out)
         if upstream.write(out.data + out.start, buffer_size(out)) < 0:
             self.request_broken = True
             upstream.readable = True
@@ -310,7 +310,7 @@ cdef class Exchange:
         if self.body_done and self.cursor == buffer_size(&self.kept):
             self.request_sent = True
         else:
-            self.pump_request()  # what is kept may be more than one piece
+            pump_request(self)  # what is kept may be more than one piece
         if self.upstream is not None and self.phase == P_SENT:
             due(self.upstream, DUE_RESPONSE)
             if self.upstream.readable:
@@ -324,7 +324,7 @@ cdef class Exchange:
             raise RuntimeError("no answer to inspect")
         self.reframe = True
         future = self.wait_for(W_INSPECT, limit)
-        self.pump_answer()
+        pump_answer(self)
         return future
 
     def replace_held(self, bytes body):
@@ -336,14 +336,14 @@ cdef class Exchange:
     def drop_answer(self):
         """The answer that has come is not wanted; the request is the story's again."""
         if self.upstream is not None:
-            self.detach(self.answer_done)
+            part_upstream(self, self.answer_done)
         buffer_free(&self.answer_head)
         buffer_free(&self.held)
         self.answer_done = False
         self.phase = P_STORY
         self.status = 0
         if self.client is None:
-            self.finish("client_gone", True)  # it left while a backend had the request; nobody waits for another try
+            end_exchange(self, "client_gone", True)  # it left while a backend had the request; nobody waits for another try
 
     def send_head(self, int rule=S_KEEP, bytes session=b""):
         """Let the answer's head go, and keep its body back until `relay`; `inspect` may look at it in between."""
@@ -354,10 +354,10 @@ cdef class Exchange:
             raise RuntimeError("no head to send")
         scan_response_head(self.answer_head.data, buffer_size(&self.answer_head), head)
         self.reframe = True
-        self.begin_answer(out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
+        begin_answer(self, out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
         self.head_sent = True
         self.phase = P_HEAD
-        self.flush_answer(out)
+        flush_answer(self, out)
 
     def seek(self, tuple words not None, on_word not None, Py_ssize_t limit):
         """Look for words in the answer while it is relayed: `on_word(exchange, bytes)` is called with the whole events,
@@ -387,8 +387,8 @@ cdef class Exchange:
         p = self.head_bytes(&size)
         build_request(out, p, head, self.client, endpoint, S_STRIP, b"", 0, None)
         if n:
-            self.frame_request(out, self.kept.data + self.kept.start, n)
-        self.end_request_frames(out)
+            frame_request(self, out, self.kept.data + self.kept.start, n)
+        end_request_frames(self, out)
         request = out.data[out.start:out.end]
         out.start = out.end = 0
         return request
@@ -405,7 +405,7 @@ cdef class Exchange:
         self.waiter = None
         if not self.head_sent:
             scan_response_head(self.answer_head.data, buffer_size(&self.answer_head), head)
-            self.begin_answer(out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
+            begin_answer(self, out, self.answer_head.data, head, rule, session, PyBytes_GET_SIZE(session))
         self.phase = P_POUR
         buffer_free(&self.answer_head)
         if self.on_end is None and not self.reactor.logs_access:
@@ -416,16 +416,16 @@ cdef class Exchange:
         if self.held.data != NULL:
             ready = buffer_size(&self.held) if self.words is None else self.found_size
             if self.client is not None:
-                self.frame(out, self.held.data + self.held.start, ready)
+                frame_answer(self, out, self.held.data + self.held.start, ready)
             buffer_skip(&self.held, ready)
             self.found_size = 0
         if self.answer_done and self.held.data == NULL:
-            self.finish_frames(out)
-            if self.flush_answer(out) == 0:
-                self.end_answer()
+            finish_frames(self, out)
+            if flush_answer(self, out) == 0:
+                end_answer(self)
             return
-        if self.pump_answer() == 0 and self.phase == P_POUR and not self.request_sent:
-            self.pump_request()
+        if pump_answer(self) == 0 and self.phase == P_POUR and not self.request_sent:
+            pump_request(self)
 
     def answer(self, int status, list fields, bytes body, bint close=False):
         """An answer of our own, whole. `fields` without framing and Connection."""
@@ -433,14 +433,14 @@ cdef class Exchange:
         cdef bytes head
         self.must_live()
         if self.head_sent:  # of an answer that broke: nothing else can be said, and the client must see the cut
-            self.finish("backend_cut", True)
+            end_exchange(self, "backend_cut", True)
             return
         if self.upstream is not None:
-            self.detach(False)
+            part_upstream(self, False)
         self.status = status
         self.phase = P_POUR
         self.answer_done = True
-        if close or not self.reusable():
+        if close or not client_reusable(self):
             self.keep = False
         head = b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, b""))
         for name, value in fields:
@@ -455,9 +455,9 @@ cdef class Exchange:
         if self.method != M_HEAD and status not in (204, 304):
             head += body
         if self.client is not None and self.client.write(head, len(head)) < 0:
-            self.client_gone()
+            client_gone(self)
             return
-        self.end_answer()
+        end_answer(self)
 
     # A body of our own, piece by piece: what is not relayed from one backend (merged streams, bridges) is told so.
 
@@ -466,13 +466,13 @@ cdef class Exchange:
         cdef bytes head
         self.must_live()
         if self.upstream is not None:
-            self.detach(False)
+            part_upstream(self, False)
         self.status = status
         self.phase = P_POUR
         self.answer_kind = B_CHUNKED
         self.reframe = self.own_stream = True
         self.bare = self.minor == 0
-        if self.bare or not self.reusable():
+        if self.bare or not client_reusable(self):
             self.keep = False
         head = b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, b""))
         for name, value in fields:
@@ -485,7 +485,7 @@ cdef class Exchange:
             self.streaming = True
             self.reactor.streams_open += 1
         if self.client is not None and self.client.write(head, len(head)) < 0:
-            self.client_gone()
+            client_gone(self)
             raise ExchangeOver(self.over)
 
     def send(self, bytes data):
@@ -495,8 +495,8 @@ cdef class Exchange:
         if not self.own_stream:
             raise RuntimeError("no stream of our own is open")
         self.answer_chunk.tail = tail_of(self.answer_chunk.tail, data, len(data))
-        self.frame(out, data, len(data))
-        if self.flush_answer(out) < 0:
+        frame_answer(self, out, data, len(data))
+        if flush_answer(self, out) < 0:
             raise ExchangeOver(self.over)
         return self.client is None or not self.client.backed_up()
 
@@ -515,389 +515,14 @@ cdef class Exchange:
         cdef Buffer* out = &self.reactor.out
         self.must_live()
         self.answer_done = True
-        self.finish_frames(out)
-        if self.flush_answer(out) == 0:
-            self.end_answer()
+        finish_frames(self, out)
+        if flush_answer(self, out) == 0:
+            end_answer(self)
 
     def abort(self, str reason="aborted"):
         """End it without another byte; the client's connection is closed."""
         if self.over is None:
-            self.finish(reason, True)
-
-    # ---- between client and upstream
-
-    cdef void attach(self, Upstream upstream) noexcept:
-        self.upstream = upstream
-        self.endpoint = upstream.endpoint
-        upstream.exchange = self
-        upstream.mark = upstream.sent
-        upstream.verdicts = 0
-        upstream.state = U_BUSY
-        upstream.endpoint.busy += 1
-        upstream.endpoint.in_flight += 1
-        upstream.endpoint.calls += self.method != M_GET
-        undue(upstream)
-        self.phase = P_SENT
-        self.cursor = 0
-        self.request_broken = False
-        self.request_sent = False
-        self.status = 0
-
-    cdef void detach(self, bint reusable) noexcept:
-        """Part from the upstream: back to its pool when the conversation on it is whole, closed otherwise."""
-        cdef Upstream upstream = self.upstream
-        self.upstream = None
-        if upstream is None:
-            return
-        upstream.exchange = None
-        upstream.endpoint.busy -= 1
-        upstream.endpoint.in_flight -= 1
-        upstream.endpoint.calls -= self.method != M_GET
-        if reusable and upstream.reusable and self.request_sent and not self.request_broken:
-            self.reactor.give_back(upstream)
-        else:
-            upstream.shut()
-
-    cdef bint reusable(self) noexcept:
-        """May the client send another request on its connection after this one?"""
-        cdef int64_t left = self.body_left if self.body_kind == B_COUNTED else 0
-        if not self.keep or self.reactor.closing or self.client is None or self.client.hung:
-            return False
-        return self.body_done or (not self.expects and left <= DISCARD_BYTES_MAX)
-
-    # ---- the request's body
-
-    cdef int send_kept(self, Buffer* out) except -1:
-        """The kept part of the body behind a head in `out`, so that a small request is one write."""
-        cdef Py_ssize_t n = buffer_size(&self.kept) - self.cursor
-        if n > PIECE_LARGE:
-            n = PIECE_LARGE
-        if n > 0:
-            self.frame_request(out, self.kept.data + self.kept.start + self.cursor, n)
-            self.cursor += n
-        if self.body_done and self.cursor == buffer_size(&self.kept):
-            self.end_request_frames(out)
-        return 0
-
-    cdef int frame_request(self, Buffer* out, const char* p, Py_ssize_t n) except -1:
-        return append_frame(out, p, n, self.body_kind == B_CHUNKED)
-
-    cdef int end_request_frames(self, Buffer* out) except -1:
-        if self.body_kind != B_CHUNKED:
-            return 0
-        if buffer_room(out, buffer_size(&self.trailers) + 8) < 0:
-            raise MemoryError
-        put(out, b"0\r\n", 3)
-        put_trailers(out, self.trailers.data + self.trailers.start, buffer_size(&self.trailers))
-        put(out, b"\r\n", 2)
-        return 0
-
-    cdef int pump_request(self) except -1:
-        """Move the body on as far as it goes without waiting: client -> kept and upstream."""
-        cdef Buffer* out = &self.reactor.out
-        cdef Client client = self.client
-        cdef Py_ssize_t n
-        cdef int got
-        while client is not None and self.over is None and not self.request_sent:
-            if self.upstream is not None and not self.request_broken:
-                if self.upstream.backed_up():
-                    if client.due_list == DUE_BODY:
-                        undue(client)
-                    return 0
-                if self.cursor < buffer_size(&self.kept) or self.body_done:
-                    self.send_kept(out)
-                    n = self.cursor
-                    if out.end > out.start and self.send_upstream(out) < 0:
-                        return 0
-                    if self.body_done and n == buffer_size(&self.kept):
-                        self.request_sent = True
-                        if self.phase == P_SENT and self.upstream is not None:
-                            due(self.upstream, DUE_RESPONSE)
-                    continue
-                if buffer_size(&self.kept) > self.reactor.replay_bytes_max:
-                    self.forget_kept()
-            elif self.wait == W_PEEK:
-                if self.body_done or buffer_size(&self.kept) >= self.wait_bytes:
-                    if client.due_list == DUE_BODY:
-                        undue(client)
-                    n = buffer_size(&self.kept)
-                    self.tell((self.kept.data[self.kept.start:self.kept.start + n] if n else b"", bool(self.body_done)))
-                    return 0
-            else:
-                return 0
-            got = self.take_body()
-            if got <= 0:
-                return 0
-        return 0
-
-    cdef int send_upstream(self, Buffer* out) except -2:
-        """0, or -1 when the backend takes no more: then its answer, if there is one, is read."""
-        cdef Upstream upstream = self.upstream
-        cdef int rc = upstream.write(out.data + out.start, buffer_size(out))
-        out.start = out.end = 0
-        if rc == 0:
-            if self.phase == P_SENT:
-                due(upstream, DUE_RESPONSE)
-            return 0
-        self.request_broken = True
-        upstream.readable = True
-        upstream.answer_ready()
-        return -1
-
-    cdef void forget_kept(self) noexcept:
-        buffer_free(&self.kept)
-        self.cursor = 0
-        self.kept_lost = True
-
-    cdef int take_body(self) except -2:
-        """The next piece of the body, decoded, into `kept` or straight to the upstream. 1: went on; 0: nothing there."""
-        cdef Client client = self.client
-        cdef Buffer* out = &self.reactor.out
-        cdef Py_ssize_t size = buffer_size(&client.inbox), consumed, produced
-        cdef Py_ssize_t got
-        cdef char* p
-        if size == 0:
-            if self.expects:
-                self.expects = False
-                if self.phase <= P_SENT and client.write(b"HTTP/1.1 100 Continue\r\n\r\n", 25) < 0:
-                    self.client_gone()
-                    return 0
-            got = client.fill(PIECE_LARGE if self.body_seen > PIECE else PIECE)
-            if got == GOT_NOTHING:
-                due(client, DUE_BODY)
-                return 0
-            if got <= 0:
-                self.client_gone()
-                return 0
-            size = buffer_size(&client.inbox)
-        p = client.inbox.data + client.inbox.start
-        if self.body_kind == B_COUNTED:
-            consumed = produced = size if size < self.body_left else <Py_ssize_t>self.body_left
-            self.body_left -= consumed
-            self.body_done = self.body_left == 0
-        else:
-            if chunk_scan(&self.body_chunk, p, size, True, &consumed, &produced, &self.trailers) == REFUSED:
-                self.refuse(400, b"malformed chunk")
-                return 0
-            self.body_done = self.body_chunk.state == C_DONE
-        self.body_seen += produced
-        if self.body_seen > self.reactor.body_bytes_max:
-            self.refuse(413, b"body too large")
-            return 0
-        self.expects = False
-        if self.upstream is None or self.request_broken \
-                or (not self.kept_lost and buffer_size(&self.kept) + produced <= self.reactor.replay_bytes_max):
-            if not self.request_broken and produced and buffer_put(&self.kept, p, produced) < 0:
-                raise MemoryError
-        else:
-            if not self.kept_lost:
-                self.forget_kept()
-            if produced:
-                self.frame_request(out, p, produced)
-            if self.body_done:
-                self.end_request_frames(out)
-                self.request_sent = True
-        buffer_skip(&client.inbox, consumed)
-        if client.due_list == DUE_BODY:
-            undue(client)
-        if out.end > out.start and self.send_upstream(out) < 0:
-            return 0
-        return 1
-
-    cdef int refuse(self, int status, const char* reason) except -1:
-        """The relay's own word about a request that is broken half-way."""
-        cdef Client client = self.client
-        cdef bint speak = self.phase <= P_HEAD and not self.head_sent and client is not None
-        if not speak or client is None:
-            self.finish("refused", True)
-            return 0
-        if self.upstream is not None:
-            self.detach(False)
-        self.status = status
-        self.phase = P_POUR
-        self.tell_error(ExchangeOver("refused"))
-        client.say_refusal(status, reason)
-        self.finish("refused", False)
-        client.linger()
-        return 0
-
-    # ---- the answer
-
-    cdef int begin_answer(self, Buffer* out, const char* p, Head* head, int rule,
-                          const char* session, Py_ssize_t session_length) except -1:
-        """The answer's head into `out`, and the way its body will be framed."""
-        cdef bint chunked = False
-        self.phase = P_POUR
-        self.bare = self.minor == 0
-        if self.answer_kind == B_UNTIL_CLOSE:
-            self.reframe = True
-        if self.answer_kind == B_CHUNKED and self.bare:
-            self.reframe = True
-        if self.reactor.closing and self.event_stream:
-            self.cutting = True
-        if self.answer_kind == B_CHUNKED or self.answer_kind == B_UNTIL_CLOSE:
-            if self.bare:
-                self.keep = False
-            else:
-                chunked = True
-        if not self.reusable():
-            self.keep = False
-        if self.client is None:
-            return 0
-        if self.event_stream:
-            self.streaming = True
-            self.reactor.streams_open += 1
-            self.endpoint.streams += 1
-        return build_answer(out, p, head, rule, session, session_length, chunked, not self.keep, self.minor == 0)
-
-    cdef int frame(self, Buffer* out, const char* p, Py_ssize_t n) except -1:
-        """p[0:n] of the decoded answer as the client shall see it."""
-        return append_frame(out, p, n, self.reframe and not self.bare and self.answer_kind != B_COUNTED)
-
-    cdef int finish_frames(self, Buffer* out) except -1:
-        if self.reframe and not self.bare and (self.answer_kind == B_CHUNKED or self.answer_kind == B_UNTIL_CLOSE):
-            if buffer_room(out, 8) < 0:
-                raise MemoryError
-            put(out, b"0\r\n\r\n", 5)
-        return 0
-
-    cdef int flush_answer(self, Buffer* out) except -2:
-        """Send what is in `out`: 0, or -1 when the client has gone (and has been dealt with)."""
-        cdef int rc = 0
-        if out.end > out.start:
-            if self.client is not None:
-                rc = self.client.write(out.data + out.start, buffer_size(out))
-            out.start = out.end = 0
-            if rc < 0:
-                self.client_gone()
-                return -1
-        return 0
-
-    cdef int pump_answer(self) except -1:
-        """Move the answer on as far as it goes without waiting. What is in `out` (a head) leaves with the first piece."""
-        cdef Buffer* out = &self.reactor.out
-        cdef Upstream upstream
-        cdef Py_ssize_t got, size
-        if self.wait == W_TAKEN and not self.client.backed_up():
-            self.tell(None)
-        while self.over is None and self.upstream is not None:
-            upstream = self.upstream
-            if self.wait == W_INSPECT:
-                if self.answer_done or buffer_size(&self.held) >= self.wait_bytes:
-                    size = buffer_size(&self.held)
-                    self.tell((self.held.data[self.held.start:self.held.start + size] if size else b"",
-                               bool(self.answer_done)))
-                    return 0
-            elif self.phase != P_POUR:
-                return 0
-            elif self.client is not None and self.client.backed_up():
-                if self.flush_answer(out) == 0:
-                    due(self.client, DUE_STALL)
-                return 0
-            elif self.answer_done or (self.cutting and self.cut_here(out)):
-                if self.held.data != NULL and release(self, out, buffer_size(&self.held)) < 0:
-                    return 0
-                if not self.cutting:
-                    self.finish_frames(out)
-                if self.flush_answer(out) == 0:
-                    self.end_answer()
-                return 0
-            if self.answer_kind == B_NONE:
-                self.answer_done = True
-                continue
-            size = buffer_size(&upstream.inbox)
-            if size == 0:
-                if self.answer_kind == B_COUNTED and self.answer_left == 0:
-                    self.answer_done = True
-                    continue
-                if out.end > out.start and self.flush_answer(out) < 0:
-                    continue
-                got = upstream.fill(PIECE_LARGE if self.answer_left > PIECE else PIECE)
-                if got == GOT_NOTHING:
-                    if self.gap_ms == 0:
-                        gap_begins(self, upstream)
-                    return 0
-                if self.gap_ms:
-                    gap_ends(self, upstream)
-                if got <= 0:
-                    if got == GOT_END and self.answer_kind == B_UNTIL_CLOSE:
-                        self.answer_done = True
-                        upstream.reusable = False
-                        continue
-                    self.answer_broke()
-                    return 0
-            if self.step_answer(out) < 0:
-                return 0
-        return 0
-
-    cdef int step_answer(self, Buffer* out) except -2:
-        """One piece from the upstream's inbox on its way. -1: the exchange has ended, or the client is gone."""
-        cdef Upstream upstream = self.upstream
-        cdef char* p = upstream.inbox.data + upstream.inbox.start
-        cdef Py_ssize_t size = buffer_size(&upstream.inbox), consumed = size, produced = size
-        cdef Py_ssize_t whole = -1
-        cdef bint sifts = self.words is not None
-        cdef uint32_t tail = self.answer_chunk.tail
-        cdef bint raw = not self.reframe
-        cdef int rc = 0
-        if self.answer_kind == B_COUNTED:
-            if size > self.answer_left:
-                consumed = produced = <Py_ssize_t>self.answer_left
-            self.answer_left -= consumed
-            self.answer_done = self.answer_left == 0
-            raw = True
-        elif self.answer_kind == B_CHUNKED:
-            if raw and self.cutting and chunk_between(&self.answer_chunk):
-                self.reframe = True
-                raw = False
-            if chunk_scan(&self.answer_chunk, p, size, not raw, &consumed, &produced, NULL) == REFUSED:
-                self.answer_broke()
-                return -1
-            if raw:
-                produced = consumed
-            self.answer_done = self.answer_chunk.state == C_DONE
-        elif self.answer_kind == B_UNTIL_CLOSE:
-            self.answer_chunk.tail = tail_of(self.answer_chunk.tail, p, size)
-        if self.cutting and not raw and not self.answer_done:
-            whole = last_event_end(tail, p, produced)
-            if whole >= 0:
-                produced = whole
-                self.answer_chunk.tail = 0
-        if self.wait == W_INSPECT:
-            if buffer_put(&self.held, p, produced) < 0:
-                raise MemoryError
-        elif sifts:
-            whole = hold(self, p, produced)
-        elif self.client is not None and produced:
-            if raw and out.end == out.start:
-                rc = self.client.write(p, produced)
-            elif raw:
-                if buffer_put(out, p, produced) < 0:
-                    raise MemoryError
-            else:
-                self.frame(out, p, produced)
-        buffer_skip(&upstream.inbox, consumed)  # before anything that may read on: a client that is gone, for one
-        if rc < 0:
-            self.client_gone()
-            return -1
-        if sifts and self.wait != W_INSPECT and sift(self, out, whole) < 0:
-            return -1
-        if out.end > out.start and (produced > PIECE or not self.answer_done) and self.flush_answer(out) < 0:
-            return -1
-        return 0
-
-    cdef bint cut_here(self, Buffer* out) noexcept:
-        """Drain: is the stream at the end of an event, where it can be ended cleanly? Then it is."""
-        if not event_ended(self.answer_chunk.tail) or self.answer_kind < B_CHUNKED:
-            return False
-        if not self.reframe and not chunk_between(&self.answer_chunk):
-            return False
-        if not self.bare and buffer_put(out, b"0\r\n\r\n", 5) < 0:
-            return False
-        self.keep = False
-        if self.upstream is not None:
-            self.upstream.reusable = False
-        return True
+            end_exchange(self, reason, True)
 
     def cut(self):
         """End an event stream cleanly, after the event that is under way."""
@@ -906,68 +531,7 @@ cdef class Exchange:
             if self.own_stream and event_ended(self.answer_chunk.tail):
                 self.close_stream()
             else:
-                self.pump_answer()
-
-    cdef int answer_broke(self) except -1:
-        """The backend stopped in the middle of an answer: the client must see that it is cut."""
-        if self.wait == W_INSPECT:
-            self.detach(False)
-            self.phase = P_STORY
-            self.tell_error(UpstreamLost("lost", True, "in the middle of the answer"))
-            return 0
-        self.reactor.out.start = self.reactor.out.end = 0
-        self.finish("backend_cut", True)
-        return 0
-
-    cdef int end_answer(self) except -1:
-        """The last byte of the answer is on its way."""
-        cdef Client client = self.client
-        if self.upstream is not None:
-            self.detach(True)
-        self.finish("drained" if self.cutting else "done", False)
-        if client is not None and not client.closed:
-            client.exchange_ended(self)
-        return 0
-
-    cdef int upstream_failed(self, str kind, str detail="") except -1:
-        """No head came: lost, timeout or protocol."""
-        cdef bint ran = True
-        if kind == "lost" and self.upstream is not None:
-            ran = not self.upstream.surely_untouched()
-        self.detach(False)
-        self.phase = P_STORY
-        if self.client is None:
-            self.tell_error(UpstreamLost(kind, ran, detail))
-            self.finish("client_gone", True)
-        elif self.waiter is not None:
-            self.tell_error(UpstreamLost(kind, ran, detail))
-        elif self.fast:
-            self.failure = kind
-            self.failure_ran = ran
-            self.failure_detail = detail
-            self.hand_over()
-        return 0
-
-    cdef int hand_over(self) except -1:
-        """The fast lane gives up, at a head or at a failure: the story takes the exchange as it stands."""
-        cdef Client client = self.client
-        cdef Head* head
-        self.fast = False
-        if client is None:
-            self.finish("client_gone", True)
-            return 0
-        if buffer_exact(&self.head, client.inbox.data + client.inbox.start, self.head_size) < 0:
-            raise MemoryError
-        buffer_skip(&client.inbox, self.head_size)
-        if self.body_left and buffer_put(&self.kept, client.inbox.data + client.inbox.start, self.body_left) < 0:
-            raise MemoryError
-        if self.body_left:
-            buffer_skip(&client.inbox, self.body_left)
-        self.body_seen = self.body_left
-        self.body_left = 0
-        self.cursor = buffer_size(&self.kept)
-        self.reactor.handler.resume(self, self.door_answer() if self.phase == P_HEAD else None)
-        return 0
+                pump_answer(self)
 
     @property
     def lost(self):
@@ -975,155 +539,3 @@ cdef class Exchange:
         if self.failure is None:
             return None
         return UpstreamLost(self.failure, bool(self.failure_ran), self.failure_detail)
-
-    cdef object door_answer(self):
-        """The answer's head as Python sees it. It is moved out of the upstream's inbox first."""
-        cdef Head* head = &self.reactor.answer_head
-        cdef const char* p
-        if self.answer_head.data == NULL:
-            p = self.upstream.inbox.data + self.upstream.inbox.start
-            scan_response_head(p, buffer_size(&self.upstream.inbox), head)
-            if buffer_exact(&self.answer_head, p, head.size) < 0:
-                raise MemoryError
-            buffer_skip(&self.upstream.inbox, head.size)
-        p = self.answer_head.data
-        scan_response_head(p, buffer_size(&self.answer_head), head)
-        out = AnswerHead()
-        out.status = head.status
-        out.fields = _field_list(p, head)
-        out.body = self.answer_kind != B_NONE
-        return out
-
-    # ---- the end
-
-    cdef int client_gone(self) except -1:
-        """The client has closed, or can't be reached any more."""
-        cdef Client client = self.client
-        if client is None:
-            return 0
-        client.exchange = None
-        client.shut()
-        self.client = None
-        self.reactor.out.start = self.reactor.out.end = 0
-        if self.keeps_running and self.body_done and self.phase != P_STORY and self.upstream is not None:
-            self.abandoned = True
-            (<Listener>self.listener).abandoned += 1
-            if self.phase == P_POUR:
-                return self.pump_answer()
-            return 0
-        self.finish("client_gone", True)
-        return 0
-
-    cdef int finish(self, str why, bint broken) except -1:
-        """It is over. `broken`: the client's connection can't go on."""
-        cdef Client client = self.client
-        if self.over is not None:
-            return 0
-        self.over = why
-        if self.upstream is not None:
-            self.detach(False)
-        if self.streaming:
-            self.reactor.streams_open -= 1
-            if not self.own_stream:
-                self.endpoint.streams -= 1
-        if self.abandoned:
-            (<Listener>self.listener).abandoned -= 1
-        self.phase = P_DONE
-        self.reactor.count(self)
-        if self.waiter is not None:
-            self.tell_error(ExchangeOver(why))
-        if self.on_end is not None:
-            try:
-                self.on_end(self)
-            except Exception:
-                logger.exception("on_end failed")
-            self.on_end = None
-        if self.reactor.logs_access:
-            try:
-                self.reactor.handler.access(self)
-            except Exception:
-                logger.exception("access log failed")
-        buffer_free(&self.kept)
-        buffer_free(&self.held)
-        buffer_free(&self.answer_head)
-        buffer_free(&self.trailers)
-        if broken and client is not None:
-            self.client = None
-            client.exchange = None
-            client.shut()
-        return 0
-
-
-cdef int append_frame(Buffer* out, const char* p, Py_ssize_t n, bint chunked) except -1:
-    cdef char size[24]
-    cdef int length
-    if n == 0:
-        return 0
-    if buffer_room(out, n + 32) < 0:
-        raise MemoryError
-    if chunked:
-        length = snprintf(size, 24, "%zx\r\n", <size_t>n)
-        put(out, size, length)
-    put(out, p, n)
-    if chunked:
-        put(out, b"\r\n", 2)
-    return 0
-
-
-cdef int put_trailers(Buffer* out, const char* p, Py_ssize_t n) except -1:
-    """Trailer lines that may pass (RFC 9110 §6.5.1): none that frame, route or authenticate. `out` has the room."""
-    cdef Head* head = <Head*>calloc(1, sizeof(Head))
-    cdef Buffer lines
-    cdef int i
-    cdef Field* field
-    if n == 0:
-        free(head)
-        return 0
-    memset(&lines, 0, sizeof(Buffer))
-    if head == NULL or buffer_put(&lines, p, n) < 0 or buffer_put(&lines, b"\r\n", 2) < 0:
-        free(head)
-        buffer_free(&lines)
-        raise MemoryError
-    head.minor = 1
-    if _fields(lines.data, 0, n + 2, head, False) == COMPLETE:
-        for i in range(head.fields_count):
-            field = &head.fields[i]
-            if field.name == F_OTHER:
-                put(out, lines.data + field.start, field.end - field.start)
-    free(head)
-    buffer_free(&lines)
-    return 0
-
-
-cdef int strip_authority(const char* p, Head* head) noexcept nogil:
-    """http://host/path becomes /path (RFC 9112 §3.2.2). REFUSED when the authority is not the Host, or no path follows."""
-    cdef Py_ssize_t at = head.target, stop = at + head.target_length, start
-    cdef Field* host
-    if p[at] == c'/' or (p[at] == c'*' and head.target_length == 1 and head.method == M_OPTIONS):
-        return COMPLETE
-    if head.target_length > 7 and strncasecmp(p + at, b"http://", 7) == 0:
-        start = at + 7
-    elif head.target_length > 8 and strncasecmp(p + at, b"https://", 8) == 0:
-        start = at + 8
-    else:
-        return _refuse(head, 400, b"malformed request target")
-    at = start
-    while at < stop and p[at] != c'/':
-        at += 1
-    if at == stop or head.host < 0:
-        return _refuse(head, 400, b"malformed request target")
-    host = &head.fields[head.host]
-    if host.value_length != at - start or strncasecmp(p + start, p + host.value, at - start) != 0:
-        return _refuse(head, 400, b"request target and Host differ")
-    head.target = <uint32_t>at
-    head.target_length = <uint32_t>(stop - at)
-    return COMPLETE
-
-
-_REASONS = {
-    200: b"OK", 202: b"Accepted", 204: b"No Content", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found",
-    405: b"Method Not Allowed", 408: b"Request Timeout", 413: b"Content Too Large", 414: b"URI Too Long",
-    417: b"Expectation Failed", 421: b"Misdirected Request", 429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 501: b"Not Implemented",
-    502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout", 505: b"HTTP Version Not Supported",
-}

@@ -94,7 +94,7 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     else:
         known_as = PyUnicode_AsUTF8AndSize(alias, &known_size)
         build_request(out, p, head, client, endpoint, S_SET, known_as, known_size, None)
-    exchange.attach(upstream)
+    join_upstream(exchange, upstream)
     exchange.request_sent = True
     undue(client)
     if head.length <= COPIED_BYTES_MAX:
@@ -122,7 +122,7 @@ cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:
     cdef const char* session = NULL
     cdef int rule = S_KEEP
     if head.status == 404 or head.status == 400:
-        return exchange.hand_over()
+        return hand_over(exchange)
     if client is not None:
         session = client.inbox.data + client.inbox.start + exchange.session_at
         if exchange.confirms and head.status < 300:
@@ -133,9 +133,9 @@ cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:
             field = &head.fields[head.session]
             if field.value_length != exchange.session_size or memcmp(p + field.value, session, exchange.session_size) != 0:
                 rule = S_SET  # the client's id is its own for ever
-    exchange.begin_answer(&reactor.out, p, head, rule, session, exchange.session_size)
+    begin_answer(exchange, &reactor.out, p, head, rule, session, exchange.session_size)
     buffer_skip(&exchange.upstream.inbox, head.size)
-    return exchange.pump_answer()
+    return pump_answer(exchange)
 
 
 SESSION_KEEP = <int>S_KEEP

@@ -165,3 +165,78 @@ cdef int build_answer(Buffer* out, const char* p, Head* head, int rule, const ch
         put(out, b"Connection: keep-alive\r\n", 24)
     put(out, b"\r\n", 2)
     return 0
+
+
+cdef int append_frame(Buffer* out, const char* p, Py_ssize_t n, bint chunked) except -1:
+    cdef char size[24]
+    cdef int length
+    if n == 0:
+        return 0
+    if buffer_room(out, n + 32) < 0:
+        raise MemoryError
+    if chunked:
+        length = snprintf(size, 24, "%zx\r\n", <size_t>n)
+        put(out, size, length)
+    put(out, p, n)
+    if chunked:
+        put(out, b"\r\n", 2)
+    return 0
+
+
+cdef int put_trailers(Buffer* out, const char* p, Py_ssize_t n) except -1:
+    """Trailer lines that may pass (RFC 9110 §6.5.1): none that frame, route or authenticate. `out` has the room."""
+    cdef Head* head = <Head*>calloc(1, sizeof(Head))
+    cdef Buffer lines
+    cdef int i
+    cdef Field* field
+    if n == 0:
+        free(head)
+        return 0
+    memset(&lines, 0, sizeof(Buffer))
+    if head == NULL or buffer_put(&lines, p, n) < 0 or buffer_put(&lines, b"\r\n", 2) < 0:
+        free(head)
+        buffer_free(&lines)
+        raise MemoryError
+    head.minor = 1
+    if _fields(lines.data, 0, n + 2, head, False) == COMPLETE:
+        for i in range(head.fields_count):
+            field = &head.fields[i]
+            if field.name == F_OTHER:
+                put(out, lines.data + field.start, field.end - field.start)
+    free(head)
+    buffer_free(&lines)
+    return 0
+
+
+cdef int strip_authority(const char* p, Head* head) noexcept nogil:
+    """http://host/path becomes /path (RFC 9112 §3.2.2). REFUSED when the authority is not the Host, or no path follows."""
+    cdef Py_ssize_t at = head.target, stop = at + head.target_length, start
+    cdef Field* host
+    if p[at] == c'/' or (p[at] == c'*' and head.target_length == 1 and head.method == M_OPTIONS):
+        return COMPLETE
+    if head.target_length > 7 and strncasecmp(p + at, b"http://", 7) == 0:
+        start = at + 7
+    elif head.target_length > 8 and strncasecmp(p + at, b"https://", 8) == 0:
+        start = at + 8
+    else:
+        return _refuse(head, 400, b"malformed request target")
+    at = start
+    while at < stop and p[at] != c'/':
+        at += 1
+    if at == stop or head.host < 0:
+        return _refuse(head, 400, b"malformed request target")
+    host = &head.fields[head.host]
+    if host.value_length != at - start or strncasecmp(p + start, p + host.value, at - start) != 0:
+        return _refuse(head, 400, b"request target and Host differ")
+    head.target = <uint32_t>at
+    head.target_length = <uint32_t>(stop - at)
+    return COMPLETE
+
+
+_REASONS = {
+    200: b"OK", 202: b"Accepted", 204: b"No Content", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found",
+    405: b"Method Not Allowed", 408: b"Request Timeout", 413: b"Content Too Large", 414: b"URI Too Long",
+    417: b"Expectation Failed", 421: b"Misdirected Request", 429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 501: b"Not Implemented",
+    502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout", 505: b"HTTP Version Not Supported",
+}

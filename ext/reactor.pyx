@@ -133,7 +133,7 @@ cdef class Reactor:
         for wire in list(self.wires):
             exchange = (<Client>wire).exchange if isinstance(wire, Client) else None
             if exchange is not None:
-                exchange.finish("closed", True)
+                end_exchange(exchange, "closed", True)
             wire.shut()
         self.dead.clear()
         c_close(self.epoll)
@@ -221,7 +221,7 @@ cdef class Reactor:
         logger.exception("fault in the relay; the connection is closed")
         try:
             if exchange is not None:
-                exchange.finish("fault", True)
+                end_exchange(exchange, "fault", True)
         except Exception:
             logger.exception("fault while closing")
         wire.shut()

@@ -35,7 +35,7 @@ cdef int sift(Exchange exchange, Buffer* out, Py_ssize_t whole) except -2:
     if whole >= 0 and release(exchange, out, whole) < 0:
         return -1
     if buffer_size(&exchange.held) > exchange.held_max:
-        exchange.frame(out, exchange.held.data + exchange.held.start, buffer_size(&exchange.held))
+        frame_answer(exchange, out, exchange.held.data + exchange.held.start, buffer_size(&exchange.held))
         buffer_free(&exchange.held)
         if not exchange.event_stream:
             exchange.words = None  # the rest of it would show words without their message
@@ -45,10 +45,10 @@ cdef int sift(Exchange exchange, Buffer* out, Py_ssize_t whole) except -2:
 cdef int release(Exchange exchange, Buffer* out, Py_ssize_t n) except -2:
     """Let go of the first n bytes that are held, unless there is a word in them: -1."""
     if not holds_word(exchange, n):
-        exchange.frame(out, exchange.held.data + exchange.held.start, n)
+        frame_answer(exchange, out, exchange.held.data + exchange.held.start, n)
         buffer_skip(&exchange.held, n)
         return 0
-    if exchange.flush_answer(out) < 0:
+    if flush_answer(exchange, out) < 0:
         return -1
     exchange.phase = P_HEAD
     exchange.head_sent = True

@@ -37,7 +37,7 @@ cdef class Upstream(Wire):
         if self.outbox.data != NULL:
             rc = self.flush()
             if rc == 1:
-                exchange.pump_request()
+                pump_request(exchange)
             elif rc < 0:
                 exchange.request_broken = True
                 self.readable = True
@@ -129,25 +129,25 @@ cdef class Upstream(Wire):
         if exchange is None:
             return 0
         if exchange.phase == P_POUR or exchange.wait == W_INSPECT:
-            return exchange.pump_answer()
+            return pump_answer(exchange)
         while exchange.phase == P_SENT and self.exchange is exchange:
             size = buffer_size(&self.inbox)
             if size:
                 p = self.inbox.data + self.inbox.start
                 found = scan_response_head(p, size, head)
                 if found == REFUSED:
-                    return exchange.upstream_failed("protocol", head.error_reason.decode())
+                    return upstream_failed(exchange, "protocol", head.error_reason.decode())
                 if (found == INCOMPLETE and size >= ANSWER_HEAD_BYTES_MAX) \
                         or (found == COMPLETE and head.size > ANSWER_HEAD_BYTES_MAX):
-                    return exchange.upstream_failed("protocol", "head too large")
+                    return upstream_failed(exchange, "protocol", "head too large")
                 if found == COMPLETE:
                     if head.status >= 200:
                         return self.answered(exchange, p, head)
                     if head.status == 101:
-                        return exchange.upstream_failed("protocol", "switched protocols unasked")
+                        return upstream_failed(exchange, "protocol", "switched protocols unasked")
                     if head.status > 101 and exchange.minor and exchange.client is not None:
                         build_answer(&self.reactor.out, p, head, S_STRIP, NULL, 0, False, False, False)
-                        exchange.flush_answer(&self.reactor.out)
+                        flush_answer(exchange, &self.reactor.out)
                     if self.exchange is not exchange:
                         return 0
                     buffer_skip(&self.inbox, head.size)
@@ -159,7 +159,7 @@ cdef class Upstream(Wire):
                 due(self, DUE_VERDICT)
                 return 0
             if got <= 0:
-                return exchange.upstream_failed("protocol" if size else "lost", "cut in the head" if size else "")
+                return upstream_failed(exchange, "protocol" if size else "lost", "cut in the head" if size else "")
         return 0
 
     cdef int answered(self, Exchange exchange, const char* p, Head* head) except -1:
@@ -192,7 +192,7 @@ cdef class Upstream(Wire):
                 and strncasecmp(p + field.value, b"text/event-stream", 17) == 0
         if exchange.fast:
             return fast_answer(exchange, p, head)
-        exchange.tell(exchange.door_answer())
+        exchange.tell(answer_door(exchange))
         return 0
 
     cdef int on_due(self, int which) except -1:
@@ -200,7 +200,7 @@ cdef class Upstream(Wire):
         if which == DUE_CONNECT:
             return self.connect_failed("no answer within the connect timeout")
         if which == DUE_RESPONSE and exchange is not None:
-            return exchange.upstream_failed("timeout")
+            return upstream_failed(exchange, "timeout")
         if which == DUE_VERDICT:
             self.verdicts += 1
             return self.answer_ready()
