@@ -16,7 +16,8 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -27,13 +28,17 @@ logger = logging.getLogger(__name__)
 
 # Ten thousand records of about 1 KB; an outage longer than that many new sessions is no longer a passing one.
 PENDING_MAX = 10_000
-# After an outage, until what is not there is taken to be unknown: the others notice the store's return within a second,
-# and have their pending to write. A client that is told 404 gives its session up for good.
-SETTLE_SECONDS = 2.0
+# After an outage, until what is not there is taken to be unknown: the others notice the store's return up to a longest
+# back-off later, and have their pending to write. A client that is told 404 gives its session up for good.
+SETTLE_SECONDS = 0.7
+_LOOK_SECONDS = 0.1  # meanwhile
 _CLOSE_SECONDS_MAX = 2.0
 _WRITES_AT_ONCE = 32  # as many as RedisStore has connections
 _PAGE_OF_PENDING = "pending:"
 _PAGE_OF_INNER = "stored:"
+
+
+Sought = TypeVar("Sought")
 
 
 class _Created(msgspec.Struct):
@@ -134,10 +139,7 @@ class OutageBuffer:
             return created.session
         if key in self._deleted:
             return None
-        session = await self._inner.load(session_id)
-        if session is None:
-            self._check_settled()
-        return session
+        return await self._look_until_settled(lambda: self._inner.load(session_id))
 
     async def find(self, session_id: str) -> store.Found | None:
         key = record.store_key(session_id)
@@ -146,10 +148,7 @@ class OutageBuffer:
             return store.Found(created.session, created.expires_at - self._clock())
         if key in self._deleted:
             return None
-        found = await self._inner.find(session_id)
-        if found is None:
-            self._check_settled()
-        return found
+        return await self._look_until_settled(lambda: self._inner.find(session_id))
 
     async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
@@ -239,9 +238,12 @@ class OutageBuffer:
         alive = [session for session in records if record.store_key(session.session_id) not in self._deleted]
         return alive, None if following is None else _PAGE_OF_INNER + following
 
-    def _check_settled(self) -> None:
-        if self._inner.seconds_since_return < SETTLE_SECONDS:
-            raise errors.StoreUnavailable("session store has just come back: another proxy may have this one to write")
+    async def _look_until_settled(self, look: Callable[[], Awaitable[Sought | None]]) -> Sought | None:
+        found = await look()
+        while found is None and self._inner.seconds_since_return < SETTLE_SECONDS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            found = await look()
+        return found
 
     def _check_room(self, error: errors.StoreError) -> None:
         if self.pending >= self._pending_max:

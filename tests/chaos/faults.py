@@ -16,9 +16,9 @@ AWAY_SECONDS = 3.0  # for which somebody is frozen, or the store is stopped
 ALL, CALLS, HOME, NEWCOMERS, NOBODY = "all", "calls", "home", "newcomers", "nobody"
 
 GONE = ("ConnectionResetError", "the connection ended")  # who is killed says nothing more
-# The proxy says that the call may have run. After a freeze too: a server's keep-alive may have passed meanwhile, and it
-# closes the connection over the request that it has not read.
-LOST = ("'backend_lost', 'may_have_run': True",)
+# The proxy says that the call may have run, or breaks off an answer that had begun. After a freeze too: a server's
+# keep-alive may have passed meanwhile, and it closes the connection over the request that it has not read.
+LOST = ("'backend_lost', 'may_have_run': True", "the connection ended")
 LATER = ("session_store_unavailable",)
 
 
