@@ -39,6 +39,7 @@ class Replica(msgspec.Struct):
     last_error: str | None = None
     sessions: int = 0
     in_flight: int = 0
+    usable: bool = True
 
     def add(self, seen: worker.Replica) -> None:
         """What one more worker sees."""
@@ -46,6 +47,7 @@ class Replica(msgspec.Struct):
         self.last_error = self.last_error or seen.last_error
         self.sessions += seen.sessions
         self.in_flight += seen.in_flight
+        self.usable = self.usable and seen.usable
 
 
 class Replicas:
@@ -73,7 +75,7 @@ class Replicas:
 
     def live(self) -> list[Replica]:
         """Those that may get something new."""
-        return [replica for replica in self._list if replica.state == "live"]
+        return [replica for replica in self._list if replica.usable]
 
     def at(self, index: int) -> Replica:
         """By its index in this list."""

@@ -78,6 +78,7 @@ class Replica(_Message, frozen=True, gc=False):
     last_error: str | None
     sessions: int
     in_flight: int
+    usable: bool  # for what is new
 
 
 class Report(_Message, frozen=True, gc=False):
@@ -242,6 +243,7 @@ class Worker:
 def report(serving: server.Server) -> Report:
     """This moment."""
     plane = serving.plane
+    usable = {replica.index for replica in plane.backends.live()}
     return Report(
         families=serving.metrics.report(),
         replicas=[
@@ -252,6 +254,7 @@ def report(serving: server.Server) -> Report:
                 last_error=replica.last_error,
                 sessions=plane.book.table.count(replica.index),
                 in_flight=plane.endpoint(replica.index).in_flight,
+                usable=replica.index in usable,
             )
             for replica in plane.backends.all()
         ],

@@ -5,6 +5,7 @@ Real: Valkey, killed, frozen and started anew; the proxies' stores. What every s
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -243,3 +244,22 @@ async def test_what_waits_at_the_end_is_written_if_the_store_serves(server: redi
         await asyncio.to_thread(server.start)
         await eventually(lambda: buffer.available, seconds_max=1.0)
     assert await held(server, "s-1") == session("s-1")
+
+
+async def test_what_another_proxy_has_yet_to_write_is_waited_for_when_the_store_is_back(
+    server: redis_server.RedisServer,
+) -> None:
+    async with opened(server) as here, opened(server) as there:
+        server.kill()
+        assert await here.create(session("s-1"))
+        with pytest.raises(errors.StoreUnavailable):
+            await there.find("s-1")
+        await asyncio.to_thread(server.start)
+        await eventually(lambda: there.available, seconds_max=1.5)
+        found = await there.find("s-1")
+        assert found is not None and found.session == session("s-1")
+        assert await there.load("nobody's") is None
+        await asyncio.sleep(max(0.0, outage.SETTLE_SECONDS - there.seconds_since_return))
+        started = time.monotonic()
+        assert await there.load("nobody's") is None
+        assert time.monotonic() - started < 0.2, "only just after an outage"
