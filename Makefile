@@ -29,7 +29,7 @@ try: $(VENV)/.demo  ## what a client of `make run` sees: two sessions, three cal
 
 test: $(VENV)/.test $(VENV)/.demo $(VENV)/.extension  ## the whole suite; ARGS="tests/test_house.py -k floors" for a part
 	@$(PYTHON) -m tests.kit.provision || echo "make test: not every real server could be provided; tests that need one are skipped by name"
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest $(ARGS) || { echo "make test: once more, alone, what failed"; $(PYTHON) -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 lint: $(VENV)/.test $(VENV)/.extension  ## ruff, mypy --strict, the floors
 	@$(PYTHON) -m ruff check .

@@ -1,6 +1,6 @@
 """Instructions per request, counted by callgrind: what the clock of a shared machine can't tell, this can.
 
-    python -m bench.instructions            measure, compare with bench/results/instructions.json, exit 1 above the bound
+    python -m bench.instructions            measure, compare with bench/results/instructions.json; 1 above the bound
     python -m bench.instructions --write    measure and make this the new baseline of this toolchain
 
 A client asks one request at a time over one connection, so that every request costs the same wake-ups. Counting begins

@@ -1,7 +1,7 @@
 """What a call to a real Python MCP server takes, directly and through fastproxy: `python -m bench.pause`.
 
-uvicorn writes an answer's head and body apart and leaves Nagle's algorithm on, so the body waits for the kernel's delayed
-acknowledgement of the head, 40 ms, whoever the client is. The relay finds that out and acknowledges at once
+uvicorn writes an answer's head and body apart and leaves Nagle's algorithm on, so the body waits for the kernel's
+delayed acknowledgement of the head, 40 ms, whoever the client is. The relay finds that out and acknowledges at once
 (ext/nagle.pyx). One call at a time on one connection: this is a wait, not a cost, and load would hide it.
 """
 

@@ -22,6 +22,68 @@ cdef inline uint32_t tail_of(uint32_t tail, const char* p, Py_ssize_t n) noexcep
     return tail
 
 
+cdef inline int _size_byte(Chunk* c, uint8_t byte) noexcept nogil:
+    """One byte of a chunk's first line: its size in hex, extensions that nobody reads, CRLF."""
+    cdef int8_t digit = HEX[byte]
+    if c.state == C_SIZE and digit >= 0:
+        if c.digits == 15:
+            return REFUSED
+        c.remaining = (c.remaining << 4) | <uint64_t>digit
+        c.digits += 1
+    elif c.state == C_SIZE:
+        if c.digits == 0 or (byte != 13 and byte != c';'):
+            return REFUSED
+        c.state = C_SIZE_LF if byte == 13 else C_EXTENSION
+        c.line = 0
+    elif c.state == C_EXTENSION:
+        c.line += 1
+        if byte == 13:
+            c.state = C_SIZE_LF
+        elif not VALUE[byte] or c.line > EXTENSION_BYTES_MAX:
+            return REFUSED
+    else:
+        if byte != 10:
+            return REFUSED
+        c.digits = 0
+        c.line = 0
+        c.state = C_DATA if c.remaining else C_TRAILER
+    return COMPLETE
+
+
+cdef inline int _trailer_byte(Chunk* c, uint8_t byte, Buffer* trailers) noexcept nogil:
+    """One byte of what follows the last chunk: field lines, then an empty one (RFC 9112 §7.1.2)."""
+    if c.state == C_TRAILER and byte == 13:
+        c.state = C_END_LF
+        return COMPLETE
+    if c.state == C_END_LF:
+        if byte != 10:
+            return REFUSED
+        c.state = C_DONE
+        return COMPLETE
+    c.line += 1
+    if c.line > TRAILER_BYTES_MAX:
+        return REFUSED
+    if c.state == C_TRAILER or c.state == C_TRAILER_NAME:
+        if c.state == C_TRAILER_NAME and byte == c':':
+            c.state = C_TRAILER_VALUE
+        elif TOKEN[byte] == 0:
+            return REFUSED
+        else:
+            c.state = C_TRAILER_NAME
+    elif c.state == C_TRAILER_VALUE:
+        if byte == 13:
+            c.state = C_TRAILER_LF
+        elif not VALUE[byte]:
+            return REFUSED
+    else:
+        if byte != 10:
+            return REFUSED
+        c.state = C_TRAILER
+    if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
+        return REFUSED
+    return COMPLETE
+
+
 cdef int chunk_scan(Chunk* c, char* p, Py_ssize_t n, bint compact,
                     Py_ssize_t* consumed, Py_ssize_t* produced, Buffer* trailers) noexcept nogil:
     """Walk over p[0:n]; stops after the last chunk's end (C_DONE). REFUSED: the framing is broken.
@@ -30,7 +92,6 @@ cdef int chunk_scan(Chunk* c, char* p, Py_ssize_t n, bint compact,
     `consumed`. Trailer lines are kept, raw, in `trailers` when there is one.
     """
     cdef Py_ssize_t i = 0, out = 0, take
-    cdef int8_t digit
     cdef uint8_t byte
     while i < n and c.state != C_DONE:
         byte = <uint8_t>p[i]
@@ -49,37 +110,9 @@ cdef int chunk_scan(Chunk* c, char* p, Py_ssize_t n, bint compact,
                 c.state = C_DATA_CR
             continue
         i += 1
-        if c.state == C_SIZE:
-            digit = HEX[byte]
-            if digit >= 0:
-                if c.digits == 15:
-                    return REFUSED
-                c.remaining = (c.remaining << 4) | <uint64_t>digit
-                c.digits += 1
-            elif c.digits == 0:
+        if c.state <= C_SIZE_LF:
+            if _size_byte(c, byte) == REFUSED:
                 return REFUSED
-            elif byte == 13:
-                c.state = C_SIZE_LF
-            elif byte == c';':
-                c.state = C_EXTENSION
-                c.line = 0
-            else:
-                return REFUSED
-        elif c.state == C_EXTENSION:
-            c.line += 1
-            if byte == 13:
-                c.state = C_SIZE_LF
-            elif not VALUE[byte] or c.line > EXTENSION_BYTES_MAX:
-                return REFUSED
-        elif c.state == C_SIZE_LF:
-            if byte != 10:
-                return REFUSED
-            c.digits = 0
-            if c.remaining:
-                c.state = C_DATA
-            else:
-                c.state = C_TRAILER
-                c.line = 0
         elif c.state == C_DATA_CR:
             if byte != 13:
                 return REFUSED
@@ -88,43 +121,8 @@ cdef int chunk_scan(Chunk* c, char* p, Py_ssize_t n, bint compact,
             if byte != 10:
                 return REFUSED
             c.state = C_SIZE
-        elif c.state == C_TRAILER:
-            if byte == 13:
-                c.state = C_END_LF
-            elif TOKEN[byte] == 0:
-                return REFUSED
-            else:
-                c.state = C_TRAILER_NAME
-                if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
-                    return REFUSED
-        elif c.state == C_TRAILER_NAME:
-            c.line += 1
-            if byte == c':':
-                c.state = C_TRAILER_VALUE
-            elif TOKEN[byte] == 0 or c.line > TRAILER_BYTES_MAX:
-                return REFUSED
-            if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
-                return REFUSED
-        elif c.state == C_TRAILER_VALUE:
-            c.line += 1
-            if c.line > TRAILER_BYTES_MAX:
-                return REFUSED
-            if byte == 13:
-                c.state = C_TRAILER_LF
-            elif not VALUE[byte]:
-                return REFUSED
-            if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
-                return REFUSED
-        elif c.state == C_TRAILER_LF:
-            if byte != 10:
-                return REFUSED
-            c.state = C_TRAILER
-            if trailers != NULL and buffer_put(trailers, <const char*>&byte, 1) < 0:
-                return REFUSED
-        elif c.state == C_END_LF:
-            if byte != 10:
-                return REFUSED
-            c.state = C_DONE
+        elif _trailer_byte(c, byte, trailers) == REFUSED:
+            return REFUSED
     consumed[0] = i
     produced[0] = out
     return COMPLETE

@@ -24,35 +24,17 @@ cdef bint is_legacy_version(const char* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head) except -1:
+    """Whose request is it, and can it be passed on at once? LANE_FAST: it has been."""
     cdef Reactor reactor = client.reactor
-    cdef Listener listener = client.listener
     cdef RouteTable table = reactor.table
-    cdef Buffer* out = &reactor.out
     cdef Field* field
     cdef Entry* entry
     cdef Endpoint endpoint
     cdef Upstream upstream
-    cdef Exchange exchange
-    cdef bint confirmed
-    cdef int rc
     cdef str alias = None
-    cdef const char* known_as
-    cdef Py_ssize_t known_size
-    if not reactor.fast_lane or not listener.fast_lane or head.method != M_POST or head.session < 0 \
-            or head.length <= 0 or head.expect >= 0 or head.origin >= 0 or head.minor == 0 or client.hung:
-        return LANE_STORY
-    if head.length > FAST_BODY_BYTES_MAX:
-        return LANE_STORY
-    if head.version >= 0:
-        field = &head.fields[head.version]
-        if not is_legacy_version(p + field.value, field.value_length):
-            return LANE_STORY
-    field = &head.fields[head.host]
-    if not listener.knows_host(p + field.value, field.value_length):
+    if not _is_plain(client, p, head):
         return LANE_STORY
     field = &head.fields[head.session]
-    if field.value_length == 0 or field.value_length > 128:
-        return LANE_STORY
     entry = table.find(p + field.value, field.value_length, reactor.now_s)
     if entry == NULL or entry.epoch != table.epoch or entry.flags & (FLAG_SSE | FLAG_HASHED):
         return LANE_STORY
@@ -65,7 +47,6 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
         return LANE_WAIT
     if not surely_not_initialize(p + head.size, head.length):
         return LANE_STORY
-    confirmed = entry.flags & FLAG_CONFIRMED
     if entry.flags & FLAG_MAPPED:
         alias = reactor.aliases.get(p[field.value:field.value + field.value_length])
         if alias is None or not alias.isascii():
@@ -77,23 +58,51 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     upstream = endpoint.take_spare()
     if upstream is None:
         return LANE_STORY
+    _pass_on(client, upstream, p, head, entry.flags, alias)
+    return LANE_FAST
 
-    exchange = client.new_exchange(head)
+
+cdef bint _is_plain(Client client, const char* p, Head* head) noexcept:
+    """A small POST of a session in an era that has them, from whom nobody need be asked about."""
+    cdef Field* field
+    if not client.reactor.fast_lane or not client.listener.fast_lane or head.method != M_POST or head.session < 0 \
+            or head.length <= 0 or head.length > FAST_BODY_BYTES_MAX or head.expect >= 0 or head.origin >= 0 \
+            or head.minor == 0 or client.hung:
+        return False
+    if head.version >= 0:
+        field = &head.fields[head.version]
+        if not is_legacy_version(p + field.value, field.value_length):
+            return False
+    field = &head.fields[head.session]
+    if field.value_length == 0 or field.value_length > 128:
+        return False
+    field = &head.fields[head.host]
+    return client.listener.knows_host(p + field.value, field.value_length)
+
+
+cdef int _pass_on(Client client, Upstream upstream, const char* p, Head* head, uint8_t flags, str alias) except -1:
+    """Head and body to the backend, which knows the session by `alias` if there is one."""
+    cdef Reactor reactor = client.reactor
+    cdef Buffer* out = &reactor.out
+    cdef Exchange exchange = client.new_exchange(head)
+    cdef const char* known_as
+    cdef Py_ssize_t known_size
+    cdef int rc
     exchange.fast = True
-    exchange.confirms = not confirmed
-    exchange.entry_flags = entry.flags
+    exchange.confirms = not flags & FLAG_CONFIRMED
+    exchange.entry_flags = flags
     exchange.keeps_running = True
     exchange.head_size = head.size
     exchange.body_left = head.length
     exchange.body_done = True
-    exchange.session_at = field.value
-    exchange.session_size = field.value_length
+    exchange.session_at = head.fields[head.session].value
+    exchange.session_size = head.fields[head.session].value_length
     reactor.fast_requests += 1
     if alias is None:
-        build_request(out, p, head, client, endpoint, S_KEEP, NULL, 0, None)
+        build_request(out, p, head, client, upstream.endpoint, S_KEEP, NULL, 0, None)
     else:
         known_as = PyUnicode_AsUTF8AndSize(alias, &known_size)
-        build_request(out, p, head, client, endpoint, S_SET, known_as, known_size, None)
+        build_request(out, p, head, client, upstream.endpoint, S_SET, known_as, known_size, None)
     join_upstream(exchange, upstream)
     exchange.request_sent = True
     undue(client)
@@ -103,14 +112,12 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
         rc = upstream.write(out.data, out.end)
     else:
         rc = upstream.write_both(out.data, out.end, p + head.size, head.length)
-    if rc < 0:
-        out.start = out.end = 0
-        upstream.readable = True
-        upstream.answer_ready()
-        return LANE_FAST
     out.start = out.end = 0
-    due(upstream, DUE_RESPONSE)
-    return LANE_FAST
+    if rc == 0:
+        due(upstream, DUE_RESPONSE)
+        return 0
+    upstream.readable = True
+    return upstream.answer_ready()
 
 
 cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:

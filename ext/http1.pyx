@@ -263,12 +263,47 @@ cdef int _length_of(const char* p, Py_ssize_t n, Head* head) noexcept nogil:
     return COMPLETE
 
 
+cdef inline int _note(const char* p, Field* field, int16_t place, Head* head, bint request) noexcept nogil:
+    """What a field whose name we know means for the message; a second one of what must be single is refused."""
+    cdef int name = field.name
+    cdef uint32_t bit = <uint32_t>1 << name
+    if head.seen & bit:
+        if name == F_CONTENT_LENGTH or name == F_TRANSFER_ENCODING:
+            return _refuse(head, 400, b"repeated Content-Length or Transfer-Encoding")
+        if request and (name == F_HOST or name == F_SESSION or name == F_VERSION or name == F_METHOD
+                        or name == F_NAME or name == F_AUTHORIZATION or name == F_EXPECT):
+            return _refuse(head, 400, b"repeated header that must be single")
+    head.seen |= bit
+    if name == F_CONTENT_LENGTH:
+        return _length_of(p + field.value, field.value_length, head)
+    if name == F_TRANSFER_ENCODING:
+        if field.value_length == 0:
+            return _refuse(head, 400, b"empty Transfer-Encoding")
+        if not same_text(p + field.value, field.value_length, b"chunked", 7):
+            return _refuse(head, 501, b"transfer coding other than chunked")
+        head.chunked = 1
+    elif name == F_CONNECTION:
+        _connection_tokens(p + field.value, field.value_length, head)
+    elif name == F_SESSION:
+        head.session = place
+    elif name == F_VERSION:
+        head.version = place
+    elif name == F_HOST:
+        head.host = place
+    elif name == F_ORIGIN:
+        head.origin = place
+    elif name == F_CONTENT_TYPE:
+        head.content_type = place
+    elif name == F_EXPECT:
+        head.expect = place
+    return COMPLETE
+
+
 cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint request) noexcept nogil:
     """The field lines from `at` to the empty line. Each: name ":" OWS value OWS CRLF, nothing else (RFC 9112 §5)."""
     cdef Py_ssize_t start, stop, i, length
     cdef int name, count = 0
     cdef Field* field
-    cdef uint32_t bit
     head.fields_count = 0
     head.seen = 0
     head.length = -1
@@ -276,6 +311,8 @@ cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint re
     head.chunked = head.close = head.keep_alive = head.names = 0
     while True:
         if at + 1 >= n:
+            if at < n and p[at] == 10:
+                return _refuse(head, 400, b"bare line feed in the head")
             return INCOMPLETE
         if p[at] == 13:
             if p[at + 1] != 10:
@@ -284,11 +321,8 @@ cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint re
             break
         if count == FIELDS_MAX:
             return _refuse(head, 431, b"too many header fields")
-        start = at
-        i = at
-        while i < n:
-            if TOKEN[<uint8_t>p[i]] == 0:
-                break
+        start = i = at
+        while i < n and TOKEN[<uint8_t>p[i]]:
             i += 1
         if i >= n:
             return INCOMPLETE
@@ -324,39 +358,8 @@ cdef int _fields(const char* p, Py_ssize_t at, Py_ssize_t n, Head* head, bint re
         field.drop = 0
         name = _name_of(p + start, length)
         field.name = <uint8_t>name
-        if name != F_OTHER:
-            bit = <uint32_t>1 << name
-            if head.seen & bit:
-                if name == F_CONTENT_LENGTH or name == F_TRANSFER_ENCODING:
-                    return _refuse(head, 400, b"repeated Content-Length or Transfer-Encoding")
-                if request and (name == F_HOST or name == F_SESSION or name == F_VERSION or name == F_METHOD
-                                or name == F_NAME or name == F_AUTHORIZATION or name == F_EXPECT):
-                    return _refuse(head, 400, b"repeated header that must be single")
-            head.seen |= bit
-            if name == F_CONTENT_LENGTH:
-                if _length_of(p + field.value, field.value_length, head) != COMPLETE:
-                    return REFUSED
-            elif name == F_TRANSFER_ENCODING:
-                if same_text(p + field.value, field.value_length, b"chunked", 7):
-                    head.chunked = 1
-                elif field.value_length == 0:
-                    return _refuse(head, 400, b"empty Transfer-Encoding")
-                else:
-                    return _refuse(head, 501, b"transfer coding other than chunked")
-            elif name == F_CONNECTION:
-                _connection_tokens(p + field.value, field.value_length, head)
-            elif name == F_SESSION:
-                head.session = <int16_t>count
-            elif name == F_VERSION:
-                head.version = <int16_t>count
-            elif name == F_HOST:
-                head.host = <int16_t>count
-            elif name == F_ORIGIN:
-                head.origin = <int16_t>count
-            elif name == F_CONTENT_TYPE:
-                head.content_type = <int16_t>count
-            elif name == F_EXPECT:
-                head.expect = <int16_t>count
+        if name != F_OTHER and _note(p, field, <int16_t>count, head, request) == REFUSED:
+            return REFUSED
         count += 1
         head.fields_count = count
     if head.chunked and head.length >= 0:

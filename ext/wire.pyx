@@ -132,12 +132,17 @@ cdef class Wire:
             if self.write(p, n) < 0:
                 return -1
             return self.write(q, m)
-        sent = fp_send2(self.fd, p, n, q, m)
-        if sent < 0:
-            if errno != EAGAIN and errno != EINTR:
+        while True:
+            sent = fp_send2(self.fd, p, n, q, m)
+            if sent >= 0:
+                break
+            if errno == EINTR:
+                continue
+            if errno != EAGAIN:
                 self.broke()
                 return -1
             sent = 0
+            break
         self.sent += <uint64_t>sent
         if sent == n + m:
             return 0

@@ -1,8 +1,8 @@
 """The hot path does not grow unseen: instructions per request, counted by callgrind on the real process.
 
-Real: the proxy under valgrind, a client and a backend on loopback. The count holds for one toolchain; where another one
-builds the extension, or valgrind is missing, the test is skipped by name (`python -m bench.instructions --write` takes a
-baseline).
+Real: the proxy under valgrind, a client and a backend on loopback. The count holds for one toolchain; where another
+one builds the extension, or valgrind is missing, the test is skipped by name (`python -m bench.instructions --write`
+takes a baseline).
 """
 
 import json

@@ -15,10 +15,12 @@ REQUEST = (
     b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: application/json, text/event-stream\r\n"
     b"Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nUser-Agent: python-httpx/0.28.1\r\n"
     b"Authorization: Bearer " + b"t" * 160 + b"\r\nContent-Type: application/json\r\n"
-    b"MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: 0123456789abcdef0123456789abcdef\r\nContent-Length: 400\r\n\r\n"
+    b"MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: 0123456789abcdef0123456789abcdef\r\n"
+    b"Content-Length: 400\r\n\r\n"
 )
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 300\r\n\r\n"
-CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"text":"' + b"y" * 300 + b'"}}}'
+ARGUMENTS = b'{"text":"' + b"y" * 300 + b'"}'
+CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":' + ARGUMENTS + b"}}"
 RECORD = record.SessionRecord(
     session_id="0123456789abcdef0123456789abcdef",
     backend_pod="myserver-0",

@@ -16,7 +16,7 @@ from fastproxy.config import schema
 from fastproxy.mcp import reply
 
 # Descriptors that no client's connection can have: standard streams, event loop and ports (20), the session store's
-# connections (38), the relay's last word to connections that it turns away (64), and some for admin pages, discovery and
+# connections (38), the relay's last word to connections that it turns away (64), some for admin pages, discovery and
 # requests of our own. Idle connections to replicas need none: the oldest gives way when there is no other.
 DESCRIPTORS_RESERVED = 160
 CONNECTIONS_MIN = 16  # however few descriptors there are

@@ -23,10 +23,15 @@ class Handler:
         self.story = story
         self.ended: list[str] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.over = asyncio.Event()
 
     def begin(self, exchange: core.Exchange) -> None:
-        exchange.on_end = lambda over: self.ended.append(over.over)
+        exchange.on_end = self.end
         self.tasks.add(asyncio.get_running_loop().create_task(self.tell(exchange)))
+
+    def end(self, exchange: core.Exchange) -> None:
+        self.ended.append(str(exchange.over))
+        self.over.set()
 
     async def tell(self, exchange: core.Exchange) -> None:
         try:
@@ -49,9 +54,7 @@ async def converse(story: Story, request: bytes, *, read: bool = True) -> tuple[
     heard = await asyncio.wait_for(reader.read(), 10) if read else b""
     if not read:
         writer.transport.abort()
-        async with asyncio.timeout(5):
-            while not handler.ended:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(handler.over.wait(), 5)
     await asyncio.gather(*handler.tasks)
     writer.close()
     reactor.close()
