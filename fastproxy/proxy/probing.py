@@ -1,6 +1,6 @@
 """Active health: replicas are asked something cheap now and then, so that one that hangs is found before clients wait.
 
-    live         every --health-interval; after a failure every second, until it is well or has failed
+    live         every --health-interval; after a failure, and while it is just back, every second
     failed       every second: a connect, or the question when a connect has proved nothing (routing/health.py)
     leaving      never: nothing new goes there
 
@@ -11,6 +11,7 @@ faults count (5xx but 501, which is an honest answer to a method that is not kno
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -93,8 +94,9 @@ class Prober:
             return passed >= AGAIN_SECONDS
         if not self.rules.interval_seconds:
             return False
-        ill = replica.state == "failed" or replica.condition.failures > 0
-        return passed >= (AGAIN_SECONDS if ill else self.rules.interval_seconds)
+        known = replica.condition
+        doubtful = known.cause is not None or known.failures > 0 or health.share(known, time.monotonic()) < 1.0
+        return passed >= (min(AGAIN_SECONDS, self.rules.interval_seconds) if doubtful else self.rules.interval_seconds)
 
     def request_lost(self, index: int, lost: core.UpstreamLost) -> None:
         """A replica was sent a request and has not answered."""
