@@ -7,8 +7,9 @@ more than who was opened and left. When a proxy dies, its word holds for a while
 to others and are counted there. Nobody's clock is compared with anybody else's: a line that has not changed for long by
 our own is of a proxy that is gone.
 
-News are up to a second old, and all proxies would fill the replica that was emptiest then: so what we have opened since
-is taken to have been opened by each of the others too.
+News are old, and all proxies would fill the replica that was emptiest then. So what we have opened since is taken to
+have been opened by each of the others too: since the hearing before the last, for a line that is heard now was written
+at any time after that one.
 """
 
 import zlib
@@ -32,7 +33,8 @@ class Placements:
         self._beat = 0
         self._heard: dict[str, _Heard] = {}
         self._elsewhere: dict[str, int] = {}
-        self._told: dict[str, int] = {}
+        self._at_last: dict[str, int] = {}  # what we had at the last hearing
+        self._before: dict[str, int] = {}  # and at the one before
         self._others = 0
 
     def news(self, counts: Mapping[str, int]) -> str:
@@ -56,7 +58,7 @@ class Placements:
         for heard in alive:
             for key, count in heard.counts.items():
                 self._elsewhere[key] = self._elsewhere.get(key, 0) + count
-        self._told = dict(counts)
+        self._before, self._at_last = self._at_last or dict(counts), dict(counts)
 
     def gone(self, now: float) -> list[str]:
         """Whose lines nobody needs any more."""
@@ -66,7 +68,8 @@ class Placements:
         """Of a replica that has `count` of our own."""
         if not self._others:
             return 0
-        since = max(0, count - self._told.get(url, 0))
+        base = min(self._before.get(url, 0), self._at_last.get(url, 0))  # some may have ended in between
+        since = max(0, count - base)
         return self._elsewhere.get(_key(url), 0) + since * self._others
 
 

@@ -32,6 +32,15 @@ def test_what_we_have_opened_since_the_news_is_taken_to_be_what_each_other_has()
     assert ours.elsewhere(ONE, 8) == 6, "sessions that ended are no placements"
 
 
+def test_since_is_since_the_hearing_before_the_last_or_since_sessions_ended() -> None:
+    ours, other = placements.Placements(), placements.Placements()
+    for now, count in enumerate((10, 14, 20)):
+        ours.hear({"a": other.news({ONE: 3})}, {ONE: count}, float(now))
+    assert ours.elsewhere(ONE, 21) == 3 + (21 - 14)
+    ours.hear({"a": other.news({ONE: 3})}, {ONE: 2}, 3.0)
+    assert ours.elsewhere(ONE, 5) == 3 + (5 - 2)
+
+
 def test_a_proxy_without_a_beat_is_gone_after_a_while_by_our_own_clock() -> None:
     ours, other = placements.Placements(), placements.Placements()
     line = other.news({ONE: 3})

@@ -49,6 +49,7 @@ def test_a_proxy_without_memory_of_its_own_fills_what_others_know_to_be_empty() 
         time.sleep(NEWS_SECONDS)
         for number in range(300):
             fleet.open(1 if number % 3 else 0)
+            time.sleep(0.01)  # some seconds: what happens between two news is a guess
         assert_even(fleet, 600)
 
 
