@@ -1,6 +1,6 @@
 """New sessions are even over all that the proxies of a fleet have placed, not over what each has by itself.
 
-Real: proxies as processes, one killed with its memory, workers too; Redis; scripted replicas that count their sessions.
+Real: proxies as processes, one killed with its memory; Redis; scripted replicas that count their sessions.
 The arithmetic alone: tests/routing/test_placements.py.
 """
 
@@ -51,16 +51,3 @@ def test_a_proxy_without_memory_of_its_own_fills_what_others_know_to_be_empty() 
             fleet.open(1 if number % 3 else 0)
             time.sleep(0.01)  # some seconds: what happens between two news is a guess
         assert_even(fleet, 600)
-
-
-def test_workers_of_one_proxy_count_together() -> None:
-    with fleets.replicas(3) as behind, fleets.fleet("--workers", "2", proxies=1, behind=behind) as fleet:
-        for _ in range(90):
-            fleet.open()
-        for session in list(behind[0].sessions):
-            assert fleet.ask(0, "DELETE", "/mcp", {"Mcp-Session-Id": session}).status == 200
-        time.sleep(NEWS_SECONDS)
-        left = sum(sizes(fleet))
-        for _ in range(90 - left):
-            fleet.open()
-        assert_even(fleet, 90)
