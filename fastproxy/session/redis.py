@@ -124,8 +124,9 @@ class RedisStore:
 
     async def open(self) -> None:
         try:
-            async with asyncio.timeout(self._seconds_max):
-                await self._check_rights()
+            with redis_client.closed_means_lost():
+                async with asyncio.timeout(self._seconds_max):
+                    await self._check_rights()
         except redis_client.FAULTS as error:
             fault = redis_client.fault(error)
             if isinstance(fault, errors.StoreUnavailable):
@@ -265,8 +266,9 @@ class RedisStore:
 
     async def _attempt(self, work: Callable[[], Awaitable[Result]]) -> Result:
         try:
-            async with asyncio.timeout(self._seconds_max):
-                return await work()
+            with redis_client.closed_means_lost():
+                async with asyncio.timeout(self._seconds_max):
+                    return await work()
         except redis_client.FAULTS as error:  # the deadline's too
             fault = redis_client.fault(error)
             if redis_client.is_away(error):
@@ -276,8 +278,9 @@ class RedisStore:
 
     async def _probe(self) -> None:
         try:
-            async with asyncio.timeout(min(self._seconds_max, _PROBE_SECONDS_MAX)):
-                await self._write_probe()
+            with redis_client.closed_means_lost():
+                async with asyncio.timeout(min(self._seconds_max, _PROBE_SECONDS_MAX)):
+                    await self._write_probe()
         except redis_client.FAULTS as error:
             if redis_client.is_away(error):
                 raise redis_client.fault(error) from error

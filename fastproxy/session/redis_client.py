@@ -5,7 +5,9 @@ own retries off: the deadline is the store's, and a library that retries would m
 An exception of redis-py --fault--> StoreUnavailable or StoreRefused, with what to do about it.
 """
 
+import contextlib
 import ssl
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -117,6 +119,17 @@ def _tls_arguments(address: Address) -> dict[str, str | bool | None]:
 
 def _retry(attempts: int) -> redis.asyncio.retry.Retry:
     return redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), attempts)
+
+
+@contextlib.contextmanager
+def closed_means_lost() -> Iterator[None]:
+    """uvloop answers a write on a transport that the peer has just closed with a RuntimeError; asyncio does not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise redis.exceptions.ConnectionError(str(error)) from error
 
 
 def is_away(error: Exception) -> bool:

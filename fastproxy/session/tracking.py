@@ -74,7 +74,8 @@ class Tracker:
         pause_seconds = circuit.BACKOFF_SECONDS_MIN
         while True:
             try:
-                await self._follow()
+                with redis_client.closed_means_lost():
+                    await self._follow()
             except (_Refused, errors.StoreRefused, hiredis.HiredisError) as error:
                 self._complain(f"{error} (changes made elsewhere are looked for once a second)", refused=True)
                 least_seconds = _REFUSED_PAUSE_SECONDS
