@@ -55,5 +55,5 @@ def find_program(name: str) -> str | None:
 def first_line(*command: str | None) -> str:
     """Of what a program says about its version, on whichever stream."""
     finished = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    text = (finished.stdout + finished.stderr).strip()
+    text = (finished.stdout + finished.stderr).strip().replace(f"{pathlib.Path(str(command[0])).parent}/", "")
     return text.splitlines()[0] if text else "unknown"
