@@ -40,6 +40,7 @@ def build(backend_ports: list[int]) -> web.Application:
             await response.write_eof()
             return response
 
+    # aiohttp lives in the bench's own environment: mypy has no type for what an async generator of its yields
     async def hold_client(application: web.Application):  # type: ignore[no-untyped-def]
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)  # below what the backend closes at
         timeout = aiohttp.ClientTimeout(total=None, connect=2)

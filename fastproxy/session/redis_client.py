@@ -98,6 +98,7 @@ def connect(address: Address, *, operation_seconds_max: float, connections_max: 
             # Sentinels are asked one after the other; all of them must fit into one deadline.
             seconds_max = operation_seconds_max / (len(address.hosts) + 1)
             patience = {"socket_timeout": seconds_max, "socket_connect_timeout": seconds_max, "retry": _retry(0)}
+            # redis-py leaves this constructor without types
             sentinel = redis.asyncio.sentinel.Sentinel(  # type: ignore[no-untyped-call]
                 address.hosts, sentinel_kwargs=patience | {"protocol": _PROTOCOL} | _tls_arguments(address)
             )
