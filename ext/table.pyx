@@ -186,6 +186,15 @@ cdef class RouteTable:
         self.index.slots = fresh
         self.top = self.vacant = self.used = self.hand = 0
 
+    def mark_stale(self, bytes key not None):
+        """Stale until `put` or `renew` makes it fresh; no use. (endpoint, flags) of the entry, or None if there is none."""
+        cdef uint32_t number = self.lookup(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        cdef Entry* entry = self.entries + number
+        if number == 0:
+            return None
+        entry.epoch = EPOCH_STALE
+        return entry.endpoint, entry.flags
+
     def mark_all_stale(self):
         """From now on every entry is stale until `put` or `renew` makes it fresh. O(1)."""
         cdef uint32_t number

@@ -7,33 +7,34 @@
     touched   the relay says that a session was used after a tenth of its TTL: collected, renewed in one round trip
     in use    a call or a stream is open: renewed for as long as it is
 
-What another replica changes is heard through the store's `watch`: the entry goes, the next request loads it. After a
-gap in that hearing everything is stale: asked of the store again at its next use, used as it is while the store is
-away.
+What another replica writes is heard through the store's `watch`, which does not say what it was: a renewal, a move, an
+end. So the entry turns stale, and the book looks at the record soon after. After a gap in that hearing everything is
+stale. A stale entry is asked of the store again at its next use, and used as it is while the store is away: news of a
+renewal must not cost a session its place when the store goes away right behind it.
 
-News and answers of the store travel on different connections and may overtake each other. So whoever waits for the
-store holds a `_Look`, which every change to that session, and every gap, makes outdated; what an outdated look has seen
-never enters the table: a load looks again, and after a few times in vain is good for its request alone.
+What an outdated look (looks.py) has seen never enters the table: a load looks again, and after a few times in vain is
+good for its request alone.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from fastproxy import errors
 from fastproxy._ext import core
-from fastproxy.session import record, store
+from fastproxy.session import looks, record, store
 
 logger = logging.getLogger(__name__)
 
 TOUCH_DELAY_SECONDS = 0.05  # renewals are collected for this long, to share a round trip
 STALE_SECONDS_MAX = 0.1  # how long a request waits to have a stale entry confirmed; a store that hangs costs no more
 VERIFY_SECONDS = 0.4  # after an update; a store's own writes are told from others' for 0.25 s
+HEARD_DELAY_SECONDS = 0.05  # from the news to the look at the record: news of one session often come in twos
+HEARD_AT_ONCE = 32  # looks at the store at a time, so that requests' own loads get their turn
 LOOKS_MAX = 3  # of one load, while what it sees is outdated at once
 IN_USE_LOOKS_PER_TTL = 6  # a session that a stream holds open is renewed while five sixths of its TTL are left
 ALIASES_PURGE_MIN = 1024
@@ -60,15 +61,6 @@ class Place(msgspec.Struct, frozen=True, gc=False):
         return self.generation == session.generation & GENERATION_MASK
 
 
-class _Look:
-    """Somebody waits for the store about one session. `outdated`: what will be seen may have changed already."""
-
-    __slots__ = ("outdated",)
-
-    def __init__(self) -> None:
-        self.outdated = False
-
-
 class Book:
     """`locate(record)` answers the endpoint index of a record's replica, or None when there is no such replica."""
 
@@ -91,15 +83,17 @@ class Book:
         self._clock = clock
         self._locate = locate
         self._start_task = start_task
-        self._looks: dict[str, list[_Look]] = {}
+        self._looks = looks.Looks()
         self._loads: dict[str, asyncio.Task[Place | None]] = {}
         self.aliases: dict[bytes, str] = {}  # the backend's ids that differ; the fast lane reads it too
         self._aliases_purge_at = ALIASES_PURGE_MIN
         self._touched: set[str] = set()
         self._touching = False
+        self._heard_of: dict[str, tuple[int, int]] = {}  # entries that are stale by news: their endpoint and flags
+        self._looking_after = False
         self.lookups = {"cache": 0, "store": 0, "missing": 0, "error": 0}
         self.created_total = 0
-        sessions.watch(self._changed, self._lost_track)
+        sessions.watch(self._heard, self._lost_track)
 
     # ---- what the story asks and says
 
@@ -131,18 +125,20 @@ class Book:
 
     async def create(self, session: record.SessionRecord) -> bool:
         """Remember a new session. False: its id is taken."""
-        with self._looking(record.store_key(session.session_id)) as look:
+        with self._looks.looking(record.store_key(session.session_id)) as look:
             if not await self.store.create(session):
                 return False
             self.created_total += 1
+            self._looks.outdate(look.key, but=look)
             self._enter(session, 0, look)
         return True
 
     async def move(self, session: record.SessionRecord, *, expected_generation: int) -> Place | None:
         """The session lives elsewhere now: there. None: it was moved or ended by somebody else meanwhile."""
-        with self._looking(record.store_key(session.session_id)) as look:
+        with self._looks.looking(record.store_key(session.session_id)) as look:
             if not await self.store.update(session, expected_generation=expected_generation):
                 return None
+            self._looks.outdate(look.key, but=look)
             self._start_task(self._verify(session), name="verify a moved session")
             return self._enter(session, 0, look)
 
@@ -232,7 +228,7 @@ class Book:
         try:
             place: Place | None = None
             for _ in range(LOOKS_MAX):
-                with self._looking(key) as look:
+                with self._looks.looking(key) as look:
                     found = await self.store.find(session_id)
                     if found is None or found.session.session_id != session_id:
                         self._remove(key)
@@ -243,18 +239,6 @@ class Book:
             return place
         finally:
             del self._loads[session_id]
-
-    @contextlib.contextmanager
-    def _looking(self, key: str) -> Iterator[_Look]:
-        look = _Look()
-        looks = self._looks.setdefault(key, [])
-        looks.append(look)
-        try:
-            yield look
-        finally:
-            looks.remove(look)
-            if not looks:
-                del self._looks[key]
 
     async def _verify(self, session: record.SessionRecord) -> None:
         """A store may tell of our update and of an end right behind it as of one change, which passes for ours alone
@@ -270,18 +254,54 @@ class Book:
             self.drop(session.session_id)
 
     def _changed(self, key: str) -> None:
-        for look in self._looks.get(key, ()):
-            look.outdated = True
+        self._looks.outdate(key)
         self._remove(key)
+
+    def _heard(self, key: str) -> None:
+        """Somebody else has written the record, or it is gone."""
+        self._looks.outdate(key)
+        entry = self.table.mark_stale(key.encode())
+        if entry is None:
+            return
+        self._heard_of[key] = entry
+        if not self._looking_after:
+            self._looking_after = True
+            self._start_task(self._look_after(), name="look at what was heard of")
+
+    async def _look_after(self) -> None:
+        """Whether what was heard of is still where the table says; if not, the table hears of it before a client asks,
+        and an ended session is no longer counted."""
+        try:
+            await asyncio.sleep(HEARD_DELAY_SECONDS)
+            while self._heard_of:
+                some = [self._heard_of.popitem() for _ in range(min(HEARD_AT_ONCE, len(self._heard_of)))]
+                await asyncio.gather(*(self._look_at(key, endpoint, flags) for key, (endpoint, flags) in some))
+        finally:
+            self._looking_after = False
+
+    async def _look_at(self, key: str, endpoint: int, flags: int) -> None:
+        with self._looks.looking(key) as look:
+            try:
+                found = await self.store.find(key)  # an id's key names its record as the id does
+            except errors.StoreError:
+                return  # it stays stale: whoever asks for it next is told why
+            if look.outdated:
+                return  # the news that made it so have it looked at again, or what is there now is newer
+            if found is None or record.store_key(found.session.session_id) != key:
+                self._remove(key)
+            elif _generation(flags) == found.session.generation & GENERATION_MASK and endpoint == self._locate(
+                found.session
+            ):
+                self.table.renew(key.encode(), *self._times(found.seconds_left))
+            elif self._enter(found.session, core.CONFIRMED, look, found.seconds_left) is None:
+                self._remove(key)
 
     def _remove(self, key: str) -> None:
         self.table.remove(key.encode())
         self.aliases.pop(key.encode(), None)
 
     def _lost_track(self) -> None:
-        for looks in self._looks.values():
-            for look in looks:
-                look.outdated = True
+        self._looks.outdate_all()
         self.table.mark_all_stale()
 
     # ---- the table
@@ -297,7 +317,7 @@ class Book:
         )
 
     def _enter(
-        self, session: record.SessionRecord, flags: int, look: _Look, seconds_left: float | None = None
+        self, session: record.SessionRecord, flags: int, look: looks.Look, seconds_left: float | None = None
     ) -> Place | None:
         """The session's place, in the table too unless the look is outdated. None: no such replica."""
         endpoint = self._locate(session)
@@ -327,17 +347,20 @@ class Book:
             self.aliases.pop(place, None)
         if key != session.session_id:
             flags |= core.HASHED
+        expires, touch_at = self._times(seconds_left)
+        evicted = self.table.put(place, endpoint, flags=flags, expires=expires, touch_at=touch_at)
+        if evicted is not None:
+            self.aliases.pop(evicted, None)
+        if touch_at <= self._clock():
+            self.touched(key)
+
+    def _times(self, seconds_left: float) -> tuple[int, int]:
+        """When an entry expires, and when its renewal is due."""
         now = self._clock()
         # Another replica may have renewed it long ago: its next renewal is due by that one's clock, not by this load.
         used_seconds_ago = max(0.0, self.ttl_seconds - seconds_left)
         touch_at = now + max(0, math.ceil(self.touch_seconds - used_seconds_ago))
-        evicted = self.table.put(
-            place, endpoint, flags=flags, expires=now + max(1, math.ceil(seconds_left)), touch_at=touch_at
-        )
-        if evicted is not None:
-            self.aliases.pop(evicted, None)
-        if touch_at <= now:
-            self.touched(key)
+        return now + max(1, math.ceil(seconds_left)), touch_at
 
     def _map(self, place: bytes, backend_session_id: str) -> None:
         self.aliases[place] = backend_session_id

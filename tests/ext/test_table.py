@@ -118,6 +118,13 @@ class RouteTableAgainstDictionary(stateful.RuleBasedStateMachine):
             self.routes[key] = self.routes[key]._replace(flags=flags)
 
     @stateful.rule(key=keys)
+    def mark_stale(self, key: bytes) -> None:
+        route = self.routes.get(key)
+        assert self.table.mark_stale(key) == (route and (route.endpoint, route.flags))
+        if route:
+            self.routes[key] = route._replace(epoch=-1)
+
+    @stateful.rule(key=keys)
     def remove(self, key: bytes) -> None:
         assert self.table.remove(key) == (self.routes.pop(key, None) is not None)
 

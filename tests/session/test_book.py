@@ -1,107 +1,20 @@
 """The book: route table and store together, and what may overtake what between them.
 
-Real: the compiled table, RedisStore on a Valkey server, two books on one store as two proxies have them. `Held` is a
-real store whose answers a test may hold back, as a network does. Through whole proxies: tests/proxy/test_session_*.py.
+Real: the compiled table, RedisStore on a Valkey server, two books on one store as two proxies have them. Through
+whole proxies: tests/proxy/test_session_*.py.
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from fastproxy import errors
-from fastproxy._ext import core
-from fastproxy.session import book, record, redis, redis_client
+from fastproxy.session import book, looks, record
 from tests.kit import redis_server
 from tests.kit.coroutines import eventually
-
-PLACES = ["http://127.0.0.2:1", "http://127.0.0.2:2"]
-
-
-def session(session_id: str = "s-1", **members: Any) -> record.SessionRecord:
-    return record.SessionRecord(session_id=session_id, **{"backend_url": PLACES[0], **members})
-
-
-def moved(known: record.SessionRecord, place: int = 1, inner: str = "inner") -> record.SessionRecord:
-    return record.moved(
-        known,
-        backend_url=PLACES[place],
-        backend_pod=None,
-        backend_session_id=inner,
-        protocol_version="2025-06-18",
-        unix_seconds=1.0,
-    )
-
-
-class Held(redis.RedisStore):
-    """A store whose answers arrive when the test says so."""
-
-    def __init__(self, *words: Any, **members: Any) -> None:
-        super().__init__(*words, **members)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.answered = 0
-
-    async def _attempt(self, work: Any) -> Any:
-        result = await super()._attempt(work)
-        self.answered += 1
-        await self.gate.wait()
-        return result
-
-
-class Desk:
-    """A book with its store, table and tasks: what a plane has of them."""
-
-    def __init__(self, server: redis_server.RedisServer, *, capacity: int = 100, ttl_seconds: float = 7200) -> None:
-        self.calls: list[str] = []
-        self.store = Held(
-            redis_client.Address(kind="redis", hosts=server.hosts),
-            key_prefix="book:",
-            ttl_seconds=ttl_seconds,
-            observe=lambda operation, seconds, served: self.calls.append(operation),
-        )
-        self.table = core.RouteTable(capacity)
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.book = book.Book(
-            self.table,
-            self.store,
-            ttl_seconds=ttl_seconds,
-            clock=lambda: int(time.monotonic()),
-            locate=lambda known: PLACES.index(known.backend_url) if known.backend_url in PLACES else None,
-            start_task=self.start,
-        )
-
-    def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
-
-    async def close(self) -> None:
-        self.store.gate.set()
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.store.close()
-
-    @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
-        """Answers of the store wait until the end of the block."""
-        self.store.gate.clear()
-        try:
-            yield
-        finally:
-            self.store.gate.set()
-
-    async def answered(self, act: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
-        """Begin something, and wait until the store has answered it (the answer is held)."""
-        before = self.store.answered
-        task = asyncio.get_running_loop().create_task(act())
-        await eventually(lambda: self.store.answered > before)
-        return task
+from tests.session import desks as desk
 
 
 @pytest.fixture(scope="module")
@@ -110,42 +23,20 @@ def server() -> Iterator[redis_server.RedisServer]:
         yield running
 
 
-@contextlib.asynccontextmanager
-async def desks(
-    server: redis_server.RedisServer, count: int = 2, *, capacity: int = 100, ttl_seconds: float = 7200
-) -> AsyncIterator[list[Desk]]:
-    """So many books on one store that hear of each other's changes."""
-    if not server.alive:
-        server.start()
-    server.execute("FLUSHALL")
-    opened = [Desk(server, capacity=capacity, ttl_seconds=ttl_seconds) for _ in range(count)]
-    try:
-        for desk in opened:
-            await desk.store.open()
-        for desk in opened:
-            watch = desk.store._watch
-            assert watch is not None
-            await eventually(lambda watch=watch: watch.complete)
-        yield opened
-    finally:
-        for desk in opened:
-            await desk.close()
-
-
 async def test_what_one_book_does_the_other_finds(server: redis_server.RedisServer) -> None:
-    async with desks(server) as (here, there):
-        assert await here.book.create(session())
-        assert not await there.book.create(session()), "the id is taken"
+    async with desk.desks(server) as (here, there):
+        assert await here.book.create(desk.session())
+        assert not await there.book.create(desk.session()), "the id is taken"
         place = await there.book.find("s-1")
         assert place is not None
         assert (place.endpoint, place.backend_session_id, place.sse, place.generation) == (0, None, False, 1)
         there.calls.clear()
         assert await there.book.find("s-1") == place
         assert there.calls == [], "then it is cached"
-        now = await here.book.move(moved(session()), expected_generation=1)
+        now = await here.book.move(desk.moved(desk.session()), expected_generation=1)
         assert now is not None
         assert (now.endpoint, now.backend_session_id, now.generation, now.confirmed) == (1, "inner", 2, False)
-        await eventually(lambda: b"s-1" not in there.table)
+        await eventually(lambda: desk.place_in(there.table) == 1)
         assert await there.book.find("s-1") == book.Place("s-1", 1, "inner", True, False, 2)
         await there.book.forget("s-1")
         await eventually(lambda: b"s-1" not in here.table)
@@ -156,8 +47,8 @@ async def test_what_one_book_does_the_other_finds(server: redis_server.RedisServ
 async def test_fifty_who_ask_at_once_share_one_load_and_one_who_leaves_takes_nobody_along(
     server: redis_server.RedisServer,
 ) -> None:
-    async with desks(server) as (here, there):
-        await here.book.create(session())
+    async with desk.desks(server) as (here, there):
+        await here.book.create(desk.session())
         with there.holding():
             first = await there.answered(lambda: there.book.find("s-1"))
             others = [asyncio.create_task(there.book.find("s-1")) for _ in range(49)]
@@ -168,8 +59,8 @@ async def test_fifty_who_ask_at_once_share_one_load_and_one_who_leaves_takes_nob
 
 
 async def test_a_session_that_ends_while_it_is_loaded_does_not_stay(server: redis_server.RedisServer) -> None:
-    async with desks(server) as (here, there):
-        await here.book.create(session())
+    async with desk.desks(server) as (here, there):
+        await here.book.create(desk.session())
         with there.holding():
             load = await there.answered(lambda: there.book.find("s-1"))
             await here.book.forget("s-1")
@@ -179,11 +70,11 @@ async def test_a_session_that_ends_while_it_is_loaded_does_not_stay(server: redi
 
 
 async def test_a_session_that_moves_while_it_is_loaded_is_found_where_it_is(server: redis_server.RedisServer) -> None:
-    async with desks(server) as (here, there):
-        await here.book.create(session())
+    async with desk.desks(server) as (here, there):
+        await here.book.create(desk.session())
         with there.holding():
             load = await there.answered(lambda: there.book.find("s-1"))
-            await here.book.move(moved(session()), expected_generation=1)
+            await here.book.move(desk.moved(desk.session()), expected_generation=1)
             await asyncio.sleep(0.05)
         place = await load
         assert (place.endpoint, place.backend_session_id) == (1, "inner")
@@ -192,8 +83,8 @@ async def test_a_session_that_moves_while_it_is_loaded_is_found_where_it_is(serv
 
 
 async def test_after_a_gap_in_the_middle_of_a_load_the_store_is_asked_again(server: redis_server.RedisServer) -> None:
-    async with desks(server) as (here, there):
-        await here.book.create(session())
+    async with desk.desks(server) as (here, there):
+        await here.book.create(desk.session())
         with there.holding():
             load = await there.answered(lambda: there.book.find("s-1"))
             there.book._lost_track()
@@ -208,27 +99,27 @@ async def test_after_a_gap_in_the_middle_of_a_load_the_store_is_asked_again(serv
 async def test_an_end_that_overtakes_the_answer_to_a_write_is_not_undone(
     server: redis_server.RedisServer, act: str
 ) -> None:
-    async with desks(server) as (here, there):
+    async with desk.desks(server) as (here, there):
         if act == "move":
-            await here.book.create(session())
+            await here.book.create(desk.session())
         with here.holding():
             if act == "create":
-                write = await here.answered(lambda: here.book.create(session()))
+                write = await here.answered(lambda: here.book.create(desk.session()))
             else:
-                write = await here.answered(lambda: here.book.move(moved(session()), expected_generation=1))
+                write = await here.answered(lambda: here.book.move(desk.moved(desk.session()), expected_generation=1))
             await asyncio.sleep(0.3)  # longer than a change passes for our own
             await there.book.forget("s-1")
             await asyncio.sleep(0.05)
         assert await write
-        assert b"s-1" not in here.table
+        assert desk.place_in(here.table) is None
         assert await here.book.find("s-1") is None
 
 
 async def test_an_end_of_our_own_in_the_middle_of_a_move_is_not_undone(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1) as (here,):
-        await here.book.create(session())
+    async with desk.desks(server, 1) as (here,):
+        await here.book.create(desk.session())
         with here.holding():
-            move = await here.answered(lambda: here.book.move(moved(session()), expected_generation=1))
+            move = await here.answered(lambda: here.book.move(desk.moved(desk.session()), expected_generation=1))
             end = await here.answered(lambda: here.book.forget("s-1"))
         await asyncio.gather(move, end)
         assert await here.book.find("s-1") is None
@@ -237,11 +128,11 @@ async def test_an_end_of_our_own_in_the_middle_of_a_move_is_not_undone(server: r
 
 async def test_an_end_that_is_told_together_with_our_own_move_is_noticed(server: redis_server.RedisServer) -> None:
     """The server is held back until it has both, so that it tells of them as of one change."""
-    async with desks(server) as (here, there):
-        await here.book.create(session())
+    async with desk.desks(server) as (here, there):
+        await here.book.create(desk.session())
         await there.book.find("s-1")
         server.execute("CLIENT", "PAUSE", 300, "WRITE")
-        move = asyncio.create_task(here.book.move(moved(session()), expected_generation=1))
+        move = asyncio.create_task(here.book.move(desk.moved(desk.session()), expected_generation=1))
         await asyncio.sleep(0.1)
         end = asyncio.create_task(there.book.forget("s-1"))
         assert await move is not None
@@ -251,20 +142,20 @@ async def test_an_end_that_is_told_together_with_our_own_move_is_noticed(server:
 
 
 async def test_a_move_of_a_session_that_has_ended_brings_nothing_back(server: redis_server.RedisServer) -> None:
-    async with desks(server) as (here, there):
-        await here.book.create(session())
+    async with desk.desks(server) as (here, there):
+        await here.book.create(desk.session())
         await there.book.forget("s-1")
-        assert await here.book.move(moved(session()), expected_generation=1) is None
+        assert await here.book.move(desk.moved(desk.session()), expected_generation=1) is None
         assert server.execute("EXISTS", "book:s-1") == 0
 
 
 async def test_a_success_confirms_the_place_it_was_had_at_and_no_other(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1) as (here,):
-        await here.book.create(session())
+    async with desk.desks(server, 1) as (here,):
+        await here.book.create(desk.session())
         first = await here.book.find("s-1")
         assert first is not None
         assert not first.confirmed
-        second = await here.book.move(moved(session()), expected_generation=1)
+        second = await here.book.move(desk.moved(desk.session()), expected_generation=1)
         assert second is not None
         here.book.confirm(first)
         assert await here.book.find("s-1") == second, "a late success of the old place says nothing of the new one"
@@ -275,12 +166,12 @@ async def test_a_success_confirms_the_place_it_was_had_at_and_no_other(server: r
 
 
 async def test_generations_are_told_apart_over_their_wrap(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1) as (here,):
-        known = session()
+    async with desk.desks(server, 1) as (here,):
+        known = desk.session()
         await here.book.create(known)
         for number in range(20):
             before = await here.book.find("s-1")
-            following = moved(known, number % 2, f"inner-{number}")
+            following = desk.moved(known, number % 2, f"inner-{number}")
             await here.book.move(following, expected_generation=known.generation)
             assert before is not None
             assert before.is_of(known)
@@ -290,8 +181,8 @@ async def test_generations_are_told_apart_over_their_wrap(server: redis_server.R
 
 @pytest.mark.parametrize("odd", ["x" * 129, "a/b", "with space-free!sign"], ids=["long", "slash", "mark"])
 async def test_an_odd_id_is_cached_and_its_digest_is_not_the_id(server: redis_server.RedisServer, odd: str) -> None:
-    async with desks(server, 1) as (here,):
-        await here.book.create(session(odd))
+    async with desk.desks(server, 1) as (here,):
+        await here.book.create(desk.session(odd))
         here.calls.clear()
         place = await here.book.find(odd)
         assert place is not None
@@ -303,9 +194,9 @@ async def test_an_odd_id_is_cached_and_its_digest_is_not_the_id(server: redis_se
 async def test_a_stale_place_serves_while_the_store_is_away_and_a_hanging_store_costs_little(
     server: redis_server.RedisServer,
 ) -> None:
-    async with desks(server, 1) as (here,):
-        await here.book.create(session())
-        await here.book.create(session("s-2", backend_url=PLACES[1]))
+    async with desk.desks(server, 1) as (here,):
+        await here.book.create(desk.session())
+        await here.book.create(desk.session("s-2", backend_url=desk.PLACES[1]))
         here.table.remove(b"s-2")
         server.freeze()
         here.table.mark_all_stale()
@@ -325,8 +216,8 @@ async def test_a_stale_place_serves_while_the_store_is_away_and_a_hanging_store_
 
 
 async def test_what_is_in_use_is_renewed_but_a_stale_place_stays_stale(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1, ttl_seconds=2) as (here,):
-        await here.book.create(session())
+    async with desk.desks(server, 1, ttl_seconds=2) as (here,):
+        await here.book.create(desk.session())
         here.start(here.book.keep_in_use(lambda: ["s-1"]), name="in use")
         here.table.mark_all_stale()
         for _ in range(8):
@@ -337,18 +228,18 @@ async def test_what_is_in_use_is_renewed_but_a_stale_place_stays_stale(server: r
 
 
 async def test_a_renewal_that_finds_nothing_takes_the_place_away(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1) as (here,):
-        here.book._enter(session(), 0, book._Look())
+    async with desk.desks(server, 1) as (here,):
+        here.book._enter(desk.session(), 0, looks.Look("s-1"))
         assert b"s-1" in here.table
         here.book.touched("s-1")
         await eventually(lambda: b"s-1" not in here.table)
 
 
 async def test_a_loaded_place_is_due_when_the_stores_record_is(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1, ttl_seconds=100) as (here,):
+    async with desk.desks(server, 1, ttl_seconds=100) as (here,):
         now = int(time.monotonic())
         for left, due in ((100, 11), (95, 6), (50, 0)):
-            here.book._enter(session(), 0, book._Look(), left)
+            here.book._enter(desk.session(), 0, looks.Look("s-1"), left)
             found = here.table.get(b"s-1", now)
             assert found is not None
             expires, touch_at = found[2], found[3]
@@ -360,9 +251,9 @@ async def test_a_loaded_place_is_due_when_the_stores_record_is(server: redis_ser
 
 
 async def test_ids_of_backends_do_not_pile_up(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1, capacity=10) as (here,):
+    async with desk.desks(server, 1, capacity=10) as (here,):
         for number in range(3 * book.ALIASES_PURGE_MIN):
-            here.book._enter(session(f"s-{number}", backend_session_id="inner"), 0, book._Look())
+            here.book._enter(desk.session(f"s-{number}", backend_session_id="inner"), 0, looks.Look("s-1"))
             here.table.remove(b"s-%d" % (number - 5))  # as expiry does it: without a word
         assert len(here.book.aliases) <= book.ALIASES_PURGE_MIN
         found = await here.book.find(f"s-{3 * book.ALIASES_PURGE_MIN - 1}")
@@ -371,8 +262,8 @@ async def test_ids_of_backends_do_not_pile_up(server: redis_server.RedisServer) 
 
 
 async def test_a_record_without_a_replica_or_too_new_is_no_place(server: redis_server.RedisServer) -> None:
-    async with desks(server, 1) as (here,):
-        await here.store.create(session("nowhere", backend_url="http://127.0.0.9:9"))
+    async with desk.desks(server, 1) as (here,):
+        await here.store.create(desk.session("nowhere", backend_url="http://127.0.0.9:9"))
         assert await here.book.find("nowhere") is None
         server.execute("SET", "book:newer", '{"v":2}')
         with pytest.raises(errors.RecordTooNew):
