@@ -71,6 +71,16 @@ cdef int pump_answer(Exchange exchange) except -1:
                 exchange.tell((exchange.held.data[exchange.held.start:exchange.held.start + size] if size else b"",
                            bool(exchange.answer_done)))
                 return 0
+        elif exchange.wait == W_EVENT:
+            if tell_event(exchange):
+                return 0
+            if exchange.answer_done:
+                exchange.tell(b"")
+                return 0
+            if buffer_size(&exchange.held) > exchange.wait_bytes:
+                exchange.tell_error(UpstreamLost("protocol", True, "an event is too large"))
+                end_call(exchange, "protocol")
+                return 0
         elif exchange.phase != P_POUR:
             return 0
         elif exchange.client is not None and exchange.client.backed_up():
@@ -147,7 +157,7 @@ cdef int step_answer(Exchange exchange, Buffer* out) except -2:
         if whole >= 0:
             produced = whole
             exchange.answer_chunk.tail = 0
-    if exchange.wait == W_INSPECT:
+    if exchange.wait == W_INSPECT or exchange.wait == W_EVENT:
         if buffer_put(&exchange.held, p, produced) < 0:
             raise MemoryError
     elif sifts:
@@ -187,10 +197,11 @@ cdef bint cut_here(Exchange exchange, Buffer* out) noexcept:
 
 cdef int answer_broke(Exchange exchange) except -1:
     """The backend stopped in the middle of an answer: the client must see that it is cut."""
-    if exchange.wait == W_INSPECT:
+    if exchange.wait == W_INSPECT or exchange.wait == W_EVENT:
         part_upstream(exchange, False)
         exchange.phase = P_STORY
         exchange.tell_error(UpstreamLost("lost", True, "in the middle of the answer"))
+        end_call(exchange, "lost")
         return 0
     exchange.reactor.out.start = exchange.reactor.out.end = 0
     end_exchange(exchange, "backend_cut", True)

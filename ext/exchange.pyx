@@ -25,6 +25,7 @@ cdef enum Wait:
     W_HEAD
     W_INSPECT
     W_TAKEN
+    W_EVENT
 
 
 class ExchangeOver(Exception):
@@ -62,6 +63,7 @@ cdef class Exchange:
     cdef uint8_t method
     cdef uint8_t minor
     cdef readonly bint fast          # the fast lane has it
+    cdef bint own_call               # a request of the proxy's own: there is no client, and never was (call.pyx)
     cdef public bint keeps_running   # the client's leaving does not stop the backend's work (legacy POST)
     cdef bint abandoned             # its client has left, and it runs on
     cdef public bint event_stream    # the answer is one
@@ -327,6 +329,31 @@ cdef class Exchange:
         pump_answer(self)
         return future
 
+    def next_event(self, Py_ssize_t limit):
+        """Future of the answer's next whole event, with the blank line that ends it; empty at the end of the answer."""
+        self.must_live()
+        if self.phase != P_HEAD:
+            raise RuntimeError("no answer to read")
+        self.reframe = True
+        future = self.wait_for(W_EVENT, limit)
+        pump_answer(self)
+        return future
+
+    def finish(self):
+        """Nobody wants the rest of the answer: a call's connection serves again if it comes to its end soon."""
+        if self.over is not None:
+            return
+        if not self.own_call or self.phase != P_HEAD or self.upstream is None:
+            end_exchange(self, "finished", True)
+            return
+        self.wait = W_NONE
+        self.waiter = None
+        self.phase = P_POUR
+        buffer_free(&self.held)
+        self.reframe = True
+        due(self.upstream, DUE_LINGER)
+        pump_answer(self)
+
     def replace_held(self, bytes body):
         """Put other bytes in the place of those that `inspect` gave (a chunked answer, or one until the end)."""
         buffer_free(&self.held)
@@ -499,6 +526,15 @@ cdef class Exchange:
         if flush_answer(self, out) < 0:
             raise ExchangeOver(self.over)
         return self.client is None or not self.client.backed_up()
+
+    def charge(self, Endpoint endpoint not None):
+        """Metrics and access lines name this replica as the one that has it."""
+        self.endpoint = endpoint
+
+    @property
+    def lags(self):
+        """The client has yet to take what was sent before."""
+        return self.client is not None and self.client.backed_up()
 
     def taken(self):
         """Future of None: the client has taken all that was sent."""

@@ -71,7 +71,7 @@ cdef int upstream_failed(Exchange exchange, str kind, str detail="") except -1:
     exchange.phase = P_STORY
     if exchange.client is None:
         exchange.tell_error(UpstreamLost(kind, ran, detail))
-        end_exchange(exchange, "client_gone", True)
+        end_exchange(exchange, kind if exchange.own_call else "client_gone", True)
     elif exchange.waiter is not None:
         exchange.tell_error(UpstreamLost(kind, ran, detail))
     elif exchange.fast:
@@ -166,7 +166,7 @@ cdef int end_exchange(Exchange exchange, str why, bint broken) except -1:
         except Exception:
             logger.exception("on_end failed")
         exchange.on_end = None
-    if exchange.reactor.logs_access:
+    if exchange.reactor.logs_access and not exchange.own_call:
         try:
             exchange.reactor.handler.access(exchange)
         except Exception:

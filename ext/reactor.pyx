@@ -23,6 +23,7 @@ cdef class Reactor:
     cdef list later                 # clients with something left to do in this wake-up
     cdef list listeners
     cdef list endpoints
+    cdef Listener calls             # of requests of the proxy's own, which nobody has sent us
     cdef Endpoint gone              # stands where an endpoint was dropped
     cdef object sweeper
     cdef DueList dues[2 * DUES]     # by kind; from DUES on, of those whose kind had a greater length when they came
@@ -68,6 +69,7 @@ cdef class Reactor:
         self.later = []
         self.listeners = []
         self.endpoints = []
+        self.calls = Listener()
         self.gone = Endpoint(0, "", None, b"", b"", "", 0, None)
         self.gone.live = False
         self.aliases = {}
@@ -132,6 +134,8 @@ cdef class Reactor:
             self.drop_listener(listener)
         for wire in list(self.wires):
             exchange = (<Client>wire).exchange if isinstance(wire, Client) else None
+            if isinstance(wire, Upstream) and (<Upstream>wire).exchange is not None and (<Upstream>wire).exchange.own_call:
+                exchange = (<Upstream>wire).exchange
             if exchange is not None:
                 end_exchange(exchange, "closed", True)
             wire.shut()
@@ -414,6 +418,18 @@ cdef class Reactor:
         self.tick()
         due(upstream, DUE_CONNECT)
         return future
+
+    def call(self, Upstream upstream not None, bytes request not None):
+        """Send a request of the proxy's own, whole: (the Exchange of it, future of its AnswerHead or UpstreamLost)."""
+        cdef Exchange call
+        if self.epoll < 0:
+            raise RuntimeError("the reactor is closed")
+        call = new_call(self, upstream, request)
+        future = call.wait_for(W_HEAD, 0)
+        due(upstream, DUE_RESPONSE)
+        if upstream.readable:
+            upstream.answer_ready()
+        return call, future
 
     cdef bint sacrifice_spare(self) except -1:
         """No descriptor is left: of the idle connections, whosever they are, the one that has waited longest goes."""

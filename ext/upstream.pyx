@@ -128,7 +128,7 @@ cdef class Upstream(Wire):
         cdef int found
         if exchange is None:
             return 0
-        if exchange.phase == P_POUR or exchange.wait == W_INSPECT:
+        if exchange.phase == P_POUR or exchange.wait == W_INSPECT or exchange.wait == W_EVENT:
             return pump_answer(exchange)
         while exchange.phase == P_SENT and self.exchange is exchange:
             size = buffer_size(&self.inbox)
@@ -201,6 +201,8 @@ cdef class Upstream(Wire):
             return self.connect_failed("no answer within the connect timeout")
         if which == DUE_RESPONSE and exchange is not None:
             return upstream_failed(exchange, "timeout")
+        if which == DUE_LINGER and exchange is not None:
+            return end_exchange(exchange, "finished", True)  # the rest of an answer that nobody wants
         if which == DUE_VERDICT:
             self.verdicts += 1
             return self.answer_ready()
