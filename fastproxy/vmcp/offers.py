@@ -12,11 +12,14 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from fastproxy.vmcp import templates
+
 ITEM_BYTES_MAX = 256 << 10  # the largest schemas seen (generated from OpenAPI) are 60 KB
 DEPTH_MAX = 64  # of a schema's nesting; clients' parsers recurse, and some stop at a hundred
 LIST_BYTES_MAX = 8 << 20  # of one list of one backend: ten times 1,000 ordinary tools
 NAME_CHARACTERS_MAX = 128  # what the specification allows for a tool
 URI_CHARACTERS_MAX = 4096  # a request line takes no more either
+TEMPLATE_CHARACTERS_MAX = 1024  # each is matched, character by character, with URIs that clients ask for
 REJECTED_MAX = 100  # lines kept about one backend's list; the rest is counted
 _SHOWN_CHARACTERS_MAX = 80
 
@@ -212,7 +215,7 @@ def _read_one(kind: Kind, content: bytes) -> Offer:
     try:
         # Whole, not only the shape: text inside of a schema that is no UTF-8 would break the client's whole list.
         whole = msgspec.json.decode(content)
-        shaped = msgspec.json.decode(content, type=kind.shape)
+        shaped: object = msgspec.json.decode(content, type=kind.shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _Unusable(_flatten(str(error))) from error
     except RecursionError as error:
@@ -223,7 +226,10 @@ def _read_one(kind: Kind, content: bytes) -> Offer:
     if isinstance(shaped, _Tool):
         _check_tool(shaped)
     elif isinstance(shaped, _Template):
-        _check_template(name)
+        try:
+            templates.read(name)
+        except templates.WrongTemplate as wrong:
+            raise _Unusable(f"not a URI template (RFC 6570): {wrong}") from wrong
     # A line break between tokens would end an event of a stream in its middle.
     packed = msgspec.json.format(content, indent=-1) if b"\n" in content or b"\r" in content else content
     return Offer(name, msgspec.Raw(packed))
@@ -234,7 +240,7 @@ def _name_of(shaped: object) -> str:
     if isinstance(shaped, _Resource):
         name, most = shaped.uri, URI_CHARACTERS_MAX
     elif isinstance(shaped, _Template):
-        name, most = shaped.uriTemplate, URI_CHARACTERS_MAX
+        name, most = shaped.uriTemplate, TEMPLATE_CHARACTERS_MAX
     else:
         assert isinstance(shaped, _Tool | _Prompt)
         name, most = shaped.name, NAME_CHARACTERS_MAX
@@ -278,16 +284,6 @@ def _check_headers(schema: dict[str, object]) -> None:
                 stack += [(one, plain) for one in child.values()]
             else:
                 stack.append((child, False))
-
-
-def _check_template(template: str) -> None:
-    depth = 0
-    for character in template:
-        depth += (character == "{") - (character == "}")
-        if depth not in (0, 1):
-            break
-    if depth or "{}" in template:
-        raise _Unusable("expected a URI template (RFC 6570)")
 
 
 def _is_deeper(value: object, depth: int) -> bool:
