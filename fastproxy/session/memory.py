@@ -1,33 +1,18 @@
-"""The embedded store: sessions in this process's memory, compact, bounded, gone with the process.
+"""The embedded store of `serve`: what shelf.py does, and each session as small as it can be.
 
-A million sessions must stay affordable and must never stall the loop. So:
-
-- What many sessions have in common (backend, path, revision, the encoded `initialize`) is one shared `_Common`, dropped
-  with its last session; a session itself is one flat `_Held` of 80 bytes plus its own strings.
-- Sessions lie in many small dicts ("shards"): a dict that grows past its size is rehashed whole, a pause of tens of
-  milliseconds at a million entries, of a few hundred microseconds at 4,000.
-- Expiry is lazy (an expired session is treated as missing where it is met) plus a sweep of at most one shard per
-  operation. Each shard knows a time before which nothing in it can expire, so that a sweep in vain is rare.
-
-Live sessions are never evicted: beyond the bound `create` raises StoreFull.
+What many sessions have in common (backend, path, revision, the encoded `initialize`) is one shared `_Common`, dropped
+with its last session; a session itself is one flat `_Held` of 80 bytes plus its own strings.
 """
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import msgspec
 
-from fastproxy import errors
-from fastproxy.session import memos, record, store
+from fastproxy.session import record, shelf
 
 _COMMONS_MAX = 4_096  # kinds of sessions that are shared; a client that varies its `initialize` can't grow this table
-_SHARDS = 256  # 4,000 sessions in each at a million; a power of two
-_SWEEP_ENTRIES_MAX = 8_192  # looked at by one `create` that finds the store full: about 0.3 ms
-_MEMOS_MAX = 100_000  # some 30 MiB
-_CLAIMS_PURGE_MIN = 64  # claims that ended unreleased are dropped each time their number has doubled
-_SWEEPS_PER_TTL = 64  # a shard is swept no oftener: an expired session is kept at most 1/64 of the TTL too long
-
 _encoder = msgspec.json.Encoder()
 _object_decoder = msgspec.json.Decoder(dict[str, object])
 _unknown_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -46,241 +31,45 @@ class _Common(msgspec.Struct, frozen=True, weakref=True):
     unknown: bytes
 
 
-class _Held(msgspec.Struct, gc=False):
-    """One session. Replaced whole by an update, so that only `expires_at` ever changes in place."""
-
+class _Held(shelf.Held, gc=False):
     session_id: str
     backend_session_id: str | None
     common: _Common
     created_at: str
     updated_at: str
-    generation: int
-    expires_at: float
 
 
-class _Shard:
-    """A small table and the time before which nothing in it expires."""
-
-    __slots__ = ("earliest_expiry", "held", "sweep_at")
-
-    def __init__(self) -> None:
-        self.held: dict[str, _Held] = {}
-        self.earliest_expiry = float("inf")
-        self.sweep_at = 0.0
-
-
-class MemoryStore:
-    """A SessionStore without a network: it is always available, and nobody else writes to it."""
+class MemoryStore(shelf.Shelf[record.SessionRecord]):
+    """The SessionStore of `serve` without a network."""
 
     def __init__(self, *, ttl_seconds: float, sessions_max: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.errors_total = 0
-        self.bad_records_total = 0
-        self.expired_total = 0
-        self._ttl_seconds = ttl_seconds
-        self._sessions_max = sessions_max
-        self._clock = clock
-        self._shards = [_Shard() for _ in range(_SHARDS)]
-        self._count = 0
+        super().__init__(ttl_seconds=ttl_seconds, sessions_max=sessions_max, clock=clock)
         self._counts: dict[str, int] = {}  # by backend_url; a handful
-        self._sweep_cursor = 0
         # By hash, for a key must not keep its value alive; two that collide are simply not shared.
         self._commons: weakref.WeakValueDictionary[int, _Common] = weakref.WeakValueDictionary()
-        self._claims: dict[str, tuple[str, float]] = {}
-        self._claims_purge_at = _CLAIMS_PURGE_MIN
-        self._memos = memos.Memos(memos_max=_MEMOS_MAX, clock=clock)
-        self._news: dict[str, str] = {}
-        self._changed: Callable[[str], None] | None = None
-
-    def __len__(self) -> int:
-        """Sessions held, those included that have expired and not been swept yet."""
-        return self._count
 
     def count(self, backend_url: str) -> int:
-        """Those of them that live on one backend."""
+        """Sessions that live on one backend."""
         return self._counts.get(backend_url, 0)
 
-    @property
-    def available(self) -> bool:
-        return True
+    def _enter(self, held: shelf.Held) -> None:
+        super()._enter(held)
+        self._add(held, 1)
 
-    @property
-    def seconds_since_return(self) -> float:
-        return float("inf")
+    def _leave(self, held: shelf.Held) -> None:
+        super()._leave(held)
+        self._add(held, -1)
 
-    @property
-    def fault(self) -> errors.StoreError | None:
-        return None
-
-    async def open(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def ping(self) -> None:
-        pass
-
-    def watch(self, changed: Callable[[str], None], broken: Callable[[], None]) -> None:
-        self._changed = changed  # only expiry happens behind the owner's back; nothing is ever missed
-
-    async def create(self, session: record.SessionRecord) -> bool:
-        now = self._sweep_one_shard()
-        key = record.store_key(session.session_id)
-        if self._find(key, now) is not None:
-            return False
-        if self._count >= self._sessions_max and not self._make_room(now):
-            self.errors_total += 1
-            raise errors.StoreFull(f"session store is full: {self._sessions_max} sessions (raise --max-sessions)")
-        shard = self._shard(key)
-        shard.held[key] = self._pack(session, now)
-        self._add(session.backend_url, 1)
-        shard.earliest_expiry = min(shard.earliest_expiry, now + self._ttl_seconds)
-        return True
-
-    async def load(self, session_id: str) -> record.SessionRecord | None:
-        now = self._sweep_one_shard()
-        held = self._find(record.store_key(session_id), now)
-        return None if held is None else _unpack(held)
-
-    async def find(self, session_id: str) -> store.Found | None:
-        now = self._sweep_one_shard()
-        held = self._find(record.store_key(session_id), now)
-        return None if held is None else store.Found(_unpack(held), held.expires_at - now)
-
-    async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
-        now = self._sweep_one_shard()
-        key = record.store_key(session.session_id)
-        held = self._find(key, now)
-        if held is None or held.generation != expected_generation:
-            return False
-        self._shard(key).held[key] = self._pack(session, now)
-        self._add(held.common.backend_url, -1)
-        self._add(session.backend_url, 1)
-        return True
-
-    async def delete(self, session_id: str) -> bool:
-        now = self._sweep_one_shard()
-        key = record.store_key(session_id)
-        if self._find(key, now) is None:
-            return False
-        self._drop(self._shard(key), key)
-        return True
-
-    async def touch(self, session_ids: Sequence[str]) -> list[str]:
-        now = self._sweep_one_shard()
-        missing = []
-        for session_id in session_ids:
-            held = self._find(record.store_key(session_id), now)
-            if held is None:
-                missing.append(session_id)
-            else:
-                held.expires_at = now + self._ttl_seconds
-        return missing
-
-    async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
-        """The cursor is a shard and the last key read in it; keys are read in order within a shard."""
-        now = self._sweep_one_shard()
-        first, after = _parse_cursor(cursor)
-        records: list[record.SessionRecord] = []
-        for number in range(first, _SHARDS):
-            held = self._shards[number].held
-            for key in sorted(key for key in held if key > after):
-                if len(records) == limit:
-                    return records, f"{number}:{after}"
-                after = key
-                if held[key].expires_at > now:
-                    records.append(_unpack(held[key]))
-            after = ""
-        return records, None
-
-    async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
-        now = self._clock()
-        key = record.store_key(session_id)
-        holder, until = self._claims.get(key, (owner, now))
-        if holder != owner and until > now:
-            return False
-        self._claims[key] = (owner, now + seconds)
-        if len(self._claims) >= self._claims_purge_at:
-            self._claims = {key: claim for key, claim in self._claims.items() if claim[1] > now}
-            self._claims_purge_at = max(_CLAIMS_PURGE_MIN, 2 * len(self._claims))
-        return True
-
-    async def release(self, session_id: str, owner: str) -> None:
-        key = record.store_key(session_id)
-        if self._claims.get(key, ("", 0.0))[0] == owner:
-            del self._claims[key]
-
-    async def remember(self, key: str, value: str, seconds: float) -> None:
-        self._memos.put(key, value, seconds)
-
-    async def recall(self, key: str) -> str | None:
-        return self._memos.get(key)
-
-    async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
-        self._news = {name: line for name, line in self._news.items() if name not in gone} | {member: news}
-        return dict(self._news)
-
-    def _shard(self, key: str) -> _Shard:
-        return self._shards[hash(key) & (_SHARDS - 1)]
-
-    def _find(self, key: str, now: float) -> _Held | None:
-        shard = self._shard(key)
-        held = shard.held.get(key)
-        if held is None or held.expires_at > now:
-            return held
-        self._expire(shard, key)
-        return None
-
-    def _drop(self, shard: _Shard, key: str) -> None:
-        self._add(shard.held.pop(key).common.backend_url, -1)
-
-    def _add(self, backend_url: str, step: int) -> None:
-        self._count += step
+    def _add(self, held: shelf.Held, step: int) -> None:
+        assert isinstance(held, _Held)
+        backend_url = held.common.backend_url
         left = self._counts.get(backend_url, 0) + step
         if left:
             self._counts[backend_url] = left
         else:
             del self._counts[backend_url]
 
-    def _expire(self, shard: _Shard, key: str) -> None:
-        self._drop(shard, key)
-        self.expired_total += 1
-        if self._changed is not None:
-            self._changed(key)
-
-    def _sweep_one_shard(self) -> float:
-        now = self._clock()
-        self._sweep_cursor = (self._sweep_cursor + 1) & (_SHARDS - 1)
-        shard = self._shards[self._sweep_cursor]
-        if shard.earliest_expiry <= now and shard.sweep_at <= now:
-            self._sweep(shard, now)
-        return now
-
-    def _sweep(self, shard: _Shard, now: float) -> None:
-        for key in [key for key, held in shard.held.items() if held.expires_at <= now]:
-            self._expire(shard, key)
-        shard.earliest_expiry = min((held.expires_at for held in shard.held.values()), default=float("inf"))
-        shard.sweep_at = now + self._ttl_seconds / _SWEEPS_PER_TTL
-
-    def _make_room(self, now: float) -> bool:
-        """Sweep until something has gone, within a budget; a later `create` goes on where this one stopped."""
-        budget = _SWEEP_ENTRIES_MAX
-        for shard in self._shards_from_cursor():
-            if shard.earliest_expiry <= now:
-                budget -= len(shard.held)
-                self._sweep(shard, now)
-            if self._count < self._sessions_max:
-                return True
-            if budget <= 0:
-                break
-        return False
-
-    def _shards_from_cursor(self) -> Iterator[_Shard]:
-        for _ in range(_SHARDS):
-            self._sweep_cursor = (self._sweep_cursor + 1) & (_SHARDS - 1)
-            yield self._shards[self._sweep_cursor]
-
-    def _pack(self, session: record.SessionRecord, now: float) -> _Held:
+    def _pack(self, session: record.SessionRecord, now: float) -> shelf.Held:
         common = _Common(
             v=session.v,
             backend_pod=session.backend_pod,
@@ -299,7 +88,7 @@ class MemoryStore:
             # Equal until the first recovery: one string then.
             updated_at=session.created_at if session.updated_at == session.created_at else session.updated_at,
             generation=session.generation,
-            expires_at=now + self._ttl_seconds,
+            expires_at=self._expires_at(now),
         )
 
     def _share(self, common: _Common) -> _Common:
@@ -311,30 +100,21 @@ class MemoryStore:
             self._commons[number] = common
         return common
 
-
-def _unpack(held: _Held) -> record.SessionRecord:
-    common = held.common
-    return record.SessionRecord(
-        v=common.v,
-        session_id=held.session_id,
-        backend_pod=common.backend_pod,
-        backend_url=common.backend_url,
-        backend_session_id=held.backend_session_id,
-        transport=common.transport,
-        path=common.path,
-        protocol_version=common.protocol_version,
-        initialize=_object_decoder.decode(common.initialize),
-        created_at=held.created_at,
-        updated_at=held.updated_at,
-        generation=held.generation,
-        unknown=_unknown_decoder.decode(common.unknown) if common.unknown else msgspec.UNSET,
-    )
-
-
-def _parse_cursor(cursor: str | None) -> tuple[int, str]:
-    if cursor is None:
-        return 0, ""
-    number, separator, after = cursor.partition(":")
-    if not (separator and number.isascii() and number.isdigit() and int(number) < _SHARDS):
-        raise ValueError("not a cursor of this store")
-    return int(number), after
+    def _unpack(self, held: shelf.Held) -> record.SessionRecord:
+        assert isinstance(held, _Held)
+        common = held.common
+        return record.SessionRecord(
+            v=common.v,
+            session_id=held.session_id,
+            backend_pod=common.backend_pod,
+            backend_url=common.backend_url,
+            backend_session_id=held.backend_session_id,
+            transport=common.transport,
+            path=common.path,
+            protocol_version=common.protocol_version,
+            initialize=_object_decoder.decode(common.initialize),
+            created_at=held.created_at,
+            updated_at=held.updated_at,
+            generation=held.generation,
+            unknown=_unknown_decoder.decode(common.unknown) if common.unknown else msgspec.UNSET,
+        )

@@ -17,7 +17,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -39,22 +39,23 @@ _PAGE_OF_INNER = "stored:"
 
 
 Sought = TypeVar("Sought")
+Record = TypeVar("Record", bound=store.Kept)
 
 
-class _Created(msgspec.Struct):
+class _Created(msgspec.Struct, Generic[Record]):
     """A session that is only here. An update replaces `session`; a touch moves `expires_at`."""
 
-    session: record.SessionRecord
+    session: Record
     expires_at: float
     written_generation: int = 0  # what the inner store has of it, while it is being written
 
 
-class OutageBuffer:
+class OutageBuffer(Generic[Record]):
     """See the module. `pending` and `lost_total` are for metrics."""
 
     def __init__(
         self,
-        inner: store.SessionStore,
+        inner: store.RecordStore[Record],
         *,
         ttl_seconds: float,
         pending_max: int = PENDING_MAX,
@@ -65,7 +66,7 @@ class OutageBuffer:
         self._ttl_seconds = ttl_seconds
         self._pending_max = pending_max
         self._clock = clock
-        self._created: dict[str, _Created] = {}
+        self._created: dict[str, _Created[Record]] = {}
         self._deleted: dict[str, str] = {}  # store key: session id
         self._claims: dict[str, tuple[str, float]] = {}
         self._changed: Callable[[str], None] = _ignore
@@ -119,7 +120,7 @@ class OutageBuffer:
         self._changed = changed
         self._inner.watch(changed, broken)
 
-    async def create(self, session: record.SessionRecord) -> bool:
+    async def create(self, session: Record) -> bool:
         key = record.store_key(session.session_id)
         if self._find(key) is not None:
             return False
@@ -132,7 +133,7 @@ class OutageBuffer:
         self._write_soon()
         return True
 
-    async def load(self, session_id: str) -> record.SessionRecord | None:
+    async def load(self, session_id: str) -> Record | None:
         key = record.store_key(session_id)
         created = self._find(key)
         if created is not None:
@@ -141,7 +142,7 @@ class OutageBuffer:
             return None
         return await self._look_until_settled(lambda: self._inner.load(session_id))
 
-    async def find(self, session_id: str) -> store.Found | None:
+    async def find(self, session_id: str) -> store.Found[Record] | None:
         key = record.store_key(session_id)
         created = self._find(key)
         if created is not None:
@@ -150,7 +151,7 @@ class OutageBuffer:
             return None
         return await self._look_until_settled(lambda: self._inner.find(session_id))
 
-    async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
+    async def update(self, session: Record, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
         created = self._find(key)
         if created is None:
@@ -194,7 +195,7 @@ class OutageBuffer:
                 elsewhere.append(session_id)
         return missing + (await self._inner.touch(elsewhere) if elsewhere else [])
 
-    async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+    async def page(self, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """The pending first, in the order of their keys; what is written between two pages appears among the stored."""
         if cursor is not None and cursor.startswith(_PAGE_OF_INNER):
             return await self._page_of_inner(cursor.removeprefix(_PAGE_OF_INNER), limit)
@@ -233,7 +234,7 @@ class OutageBuffer:
     async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
         return await self._inner.share_news(member, news, gone)
 
-    async def _page_of_inner(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+    async def _page_of_inner(self, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         records, following = await self._inner.page(cursor, limit)
         alive = [session for session in records if record.store_key(session.session_id) not in self._deleted]
         return alive, None if following is None else _PAGE_OF_INNER + following
@@ -249,7 +250,7 @@ class OutageBuffer:
         if self.pending >= self._pending_max:
             raise errors.StoreUnavailable(f"{error}; {self.pending} sessions wait for it already") from error
 
-    def _find(self, key: str) -> _Created | None:
+    def _find(self, key: str) -> _Created[Record] | None:
         created = self._created.get(key)
         if created is None or created.expires_at > self._clock():
             return created
@@ -297,7 +298,7 @@ class OutageBuffer:
         await self._inner.delete(self._deleted[key])
         del self._deleted[key]
 
-    async def _write_created(self, key: str, created: _Created) -> None:
+    async def _write_created(self, key: str, created: _Created[Record]) -> None:
         if self._find(key) is not created:
             return  # expired
         session = created.session
@@ -318,7 +319,7 @@ class OutageBuffer:
         else:
             created.written_generation = session.generation  # updated meanwhile: once more
 
-    async def _write_over_ours(self, session: record.SessionRecord) -> bool:
+    async def _write_over_ours(self, session: Record) -> bool:
         """Somebody holds the id. If it is this session, written by an attempt that was cut short, go on from there."""
         held = await self._inner.load(session.session_id)
         if held is None or held.created_at != session.created_at or held.generation > session.generation:

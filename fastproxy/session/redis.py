@@ -4,25 +4,24 @@
     tracking  --> echo of our own write? drop it : changed(key)
 
 Keys are `{prefix}{store key}`; `{prefix}!claim:{store key}`, `…!affinity:{key}`, `…!news` and `…!probe` are never
-sessions, for a store key has no `!`. What must happen at once happens inside the server, in one command or one script;
-a script reads members of a record with cjson and never writes JSON of its own, which would break big integers.
-Nothing here logs, and no error names, a session.
+sessions, for a store key has no `!`. What must happen at once happens inside the server, in one command or one script
+(redis_scripts.py). Nothing here logs, and no error names, a session.
 """
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis.asyncio
 import redis.exceptions
 
 from fastproxy import errors
-from fastproxy.session import circuit, record, redis_client, redis_scan, redis_watch, store
+from fastproxy.session import circuit, record, redis_client, redis_scan, redis_scripts, redis_watch, store
 
 Result = TypeVar("Result")
+Record = TypeVar("Record", bound=store.Kept)
 
 _CONNECTIONS_MAX = 32  # per process; more operations at once queue for them
 _PROBE_SECONDS_MAX = 0.5  # a peer that drops packets is asked again soon, so that its return is soon seen
@@ -30,62 +29,14 @@ _NEWS_MILLISECONDS = 60_000  # after the last of the fleet
 _PIPELINE_COMMANDS_MAX = 512  # longer ones would keep the server, and others' deadlines, waiting
 
 
-class _Script:
-    """Lua that the server keeps by its SHA-1."""
-
-    def __init__(self, lua: str) -> None:
-        self.lua = lua
-        self.sha = hashlib.sha1(lua.encode(), usedforsecurity=False).hexdigest()
-
-
-# KEYS[1] record; ARGV: new record, expected generation, expiry option, expiry, our version. 1 is: replaced.
-_UPDATE = _Script("""
-local held = redis.call('GET', KEYS[1])
-if not held then return 0 end
-local whole, session = pcall(cjson.decode, held)
-if not whole or type(session) ~= 'table' then return -1 end
-if type(session.v) == 'number' and session.v > tonumber(ARGV[5]) then return -2 end
-if session.generation ~= tonumber(ARGV[2]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], ARGV[3], ARGV[4])
-return 1
-""")
-
-# KEYS[1] claim; ARGV: owner, milliseconds.
-_CLAIM = _Script("""
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-""")
-
-_RELEASE = _Script("""
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-""")
-
-
-# KEYS[1] the lines; ARGV: member, its line, milliseconds, members that are gone. GET and SET alone, which every user of
-# ours may do. Answers with the lines that stay.
-_SHARE_NEWS = _Script("""
-local kept = {ARGV[1] .. ' ' .. ARGV[2]}
-local dropped = {[ARGV[1]] = true}
-for i = 4, #ARGV do dropped[ARGV[i]] = true end
-for member, news in string.gmatch(redis.call('GET', KEYS[1]) or '', '(%S+) (%S+)') do
-  if not dropped[member] then table.insert(kept, member .. ' ' .. news) end
-end
-local all = table.concat(kept, '\\n')
-redis.call('SET', KEYS[1], all, 'PX', ARGV[3])
-return all
-""")
-
-
-class RedisStore:
-    """A SessionStore on a server that all replicas of the proxy share."""
+class RedisRecords(Generic[Record]):
+    """A RecordStore on a server that all replicas of the proxy share; it carries their words to each other, too."""
 
     def __init__(
         self,
         address: redis_client.Address,
         *,
+        form: store.Form[Record],
         key_prefix: str,
         ttl_seconds: float,
         operation_seconds_max: float = 1.0,
@@ -94,6 +45,7 @@ class RedisStore:
         self.errors_total = 0
         self.bad_records_total = 0
         self._address = address
+        self._form = form
         self._prefix = key_prefix
         self._ttl_seconds = ttl_seconds
         self._ttl = ("EX", int(ttl_seconds)) if ttl_seconds == int(ttl_seconds) else ("PX", _milliseconds(ttl_seconds))
@@ -109,6 +61,7 @@ class RedisStore:
         self._circuit = circuit.Circuit(self._probe)
         self._echoes = redis_watch.Echoes()
         self._watch: redis_watch.Watch | None = None
+        self._ear: redis_watch.Ear | None = None
 
     @property
     def available(self) -> bool:
@@ -154,36 +107,48 @@ class RedisStore:
             changed=changed,
             broken=broken,
             breaker=self._circuit,
+            ear=self._ear,
         )
 
-    async def create(self, session: record.SessionRecord) -> bool:
+    def listen(self, name: str, heard: Callable[[bytes], None]) -> None:
+        self._ear = redis_watch.Ear((self._channel(None), self._channel(name)), heard)
+
+    async def tell(self, message: bytes, *, to: str | None = None) -> bool:
+        listeners = await self._serve("tell", lambda: self._command("PUBLISH", self._channel(to), message))
+        # Who listens at another node of a cluster is not counted.
+        return bool(listeners) or self._address.kind != "redis"
+
+    def _channel(self, name: str | None) -> str:
+        return f"{self._prefix}!bus" if name is None else f"{self._prefix}!bus:{name}"
+
+    async def create(self, session: Record) -> bool:
         key = record.store_key(session.session_id)
-        value = record.encode(session)
+        value = self._form.encode(session)
 
         async def create() -> int:
             return 1 if await self._command("SET", self._prefix + key, value, "NX", *self._ttl) else 0
 
         return await self._write("create", key, create) > 0
 
-    async def load(self, session_id: str) -> record.SessionRecord | None:
+    async def load(self, session_id: str) -> Record | None:
         key = record.store_key(session_id)
         value = await self._serve("load", lambda: self._get(key))
         return None if value is None else self._decode(value, key)
 
-    async def find(self, session_id: str) -> store.Found | None:
+    async def find(self, session_id: str) -> store.Found[Record] | None:
         key = record.store_key(session_id)
         value, milliseconds_left = await self._serve("load", lambda: self._get_with_time(key))
         session = None if value is None else self._decode(value, key)
         # Below zero: a record without expiry is not as we have written it; the renewal that is due at once mends that.
         return None if session is None else store.Found(session, max(0, milliseconds_left) / 1000)
 
-    async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
+    async def update(self, session: Record, *, expected_generation: int) -> bool:
         key = record.store_key(session.session_id)
-        arguments = (record.encode(session), expected_generation, *self._ttl, record.VERSION)
+        arguments = (self._form.encode(session), expected_generation, *self._ttl, self._form.version)
 
         async def update() -> int:
             try:
-                return int(await self._run(_UPDATE, self._prefix + key, *arguments))
+                return int(await self._run(redis_scripts.UPDATE, self._prefix + key, *arguments))
             except redis.exceptions.ResponseError as error:
                 if not _is_wrong_type(error):
                     raise
@@ -193,7 +158,7 @@ class RedisStore:
         if outcome == -1:
             self.bad_records_total += 1
         if outcome == -2:
-            raise errors.RecordTooNew(f"session record is of a later version than {record.VERSION}")
+            raise errors.RecordTooNew(f"session record is of a later version than {self._form.version}")
         return outcome == 1
 
     async def delete(self, session_id: str) -> bool:
@@ -210,17 +175,19 @@ class RedisStore:
             missing += await self._touch_some(session_ids[start : start + _PIPELINE_COMMANDS_MAX])
         return missing
 
-    async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+    async def page(self, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         place = None if cursor is None else redis_scan.Cursor.parse(cursor)
         return await self._serve("page", lambda: self._page(place, min(limit, redis_scan.PAGE_RECORDS_MAX)))
 
     async def claim(self, session_id: str, owner: str, seconds: float) -> bool:
         key = f"{self._prefix}!claim:{record.store_key(session_id)}"
-        return bool(await self._serve("claim", lambda: self._run(_CLAIM, key, owner, _milliseconds(seconds))))
+        return bool(
+            await self._serve("claim", lambda: self._run(redis_scripts.CLAIM, key, owner, _milliseconds(seconds)))
+        )
 
     async def release(self, session_id: str, owner: str) -> None:
         key = f"{self._prefix}!claim:{record.store_key(session_id)}"
-        await self._serve("release", lambda: self._run(_RELEASE, key, owner))
+        await self._serve("release", lambda: self._run(redis_scripts.RELEASE, key, owner))
 
     async def remember(self, key: str, value: str, seconds: float) -> None:
         name = f"{self._prefix}!affinity:{key}"
@@ -233,7 +200,7 @@ class RedisStore:
     async def share_news(self, member: str, news: str, gone: Sequence[str]) -> dict[str, str]:
         key = f"{self._prefix}!news"
         lines = await self._serve(
-            "share_news", lambda: self._run(_SHARE_NEWS, key, member, news, _NEWS_MILLISECONDS, *gone)
+            "share_news", lambda: self._run(redis_scripts.SHARE_NEWS, key, member, news, _NEWS_MILLISECONDS, *gone)
         )
         return dict(line.split(" ", 1) for line in lines.decode("utf-8", "replace").splitlines())
 
@@ -296,7 +263,7 @@ class RedisStore:
         await self._command("GET", name)
         await self._command("EXPIRE", name, 1)
         await self._command("SCAN", 0, "MATCH", redis_scan.pattern(name), "COUNT", 1)
-        await self._run(_RELEASE, name, "nobody")
+        await self._run(redis_scripts.RELEASE, name, "nobody")
         await self._command("DEL", name)
 
     def _start_watching(self) -> None:
@@ -319,7 +286,7 @@ class RedisStore:
                 self._echoes.settle(key, written=bool(is_there))
         return [session_id for session_id, is_there in zip(session_ids, present, strict=True) if not is_there]
 
-    async def _page(self, start: redis_scan.Cursor | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+    async def _page(self, start: redis_scan.Cursor | None, limit: int) -> tuple[list[Record], str | None]:
         nodes = self._nodes()
         pattern = redis_scan.pattern(self._prefix)
 
@@ -360,9 +327,9 @@ class RedisStore:
         value, milliseconds_left = await self._pipeline([("GET", self._prefix + key), ("PTTL", self._prefix + key)])
         return value, int(milliseconds_left)
 
-    def _decode(self, value: bytes, key: str) -> record.SessionRecord | None:
+    def _decode(self, value: bytes, key: str) -> Record | None:
         try:
-            return record.decode(value, key=key)
+            return self._form.decode(value, key=key)
         except record.BadRecord:
             self.bad_records_total += 1
             return None
@@ -370,7 +337,7 @@ class RedisStore:
     async def _command(self, *words: str | bytes | int, **where: Any) -> Any:
         return await self._client.execute_command(*words, **where)
 
-    async def _run(self, script: _Script, key: str, *arguments: str | bytes | int) -> Any:
+    async def _run(self, script: redis_scripts.Script, key: str, *arguments: str | bytes | int) -> Any:
         try:
             return await self._command("EVALSHA", script.sha, 1, key, *arguments)
         except redis.exceptions.NoScriptError:
@@ -390,6 +357,28 @@ class RedisStore:
                     raise answer
                 answers[position] = b""
         return answers
+
+
+class RedisStore(RedisRecords[record.SessionRecord]):
+    """The SessionStore of `serve` there."""
+
+    def __init__(
+        self,
+        address: redis_client.Address,
+        *,
+        key_prefix: str,
+        ttl_seconds: float,
+        operation_seconds_max: float = 1.0,
+        observe: store.Observer = store.observe_nothing,
+    ) -> None:
+        super().__init__(
+            address,
+            form=store.SessionForm(),
+            key_prefix=key_prefix,
+            ttl_seconds=ttl_seconds,
+            operation_seconds_max=operation_seconds_max,
+            observe=observe,
+        )
 
 
 def _is_wrong_type(error: Exception) -> bool:

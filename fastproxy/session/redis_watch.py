@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import Callable
 
+import msgspec
 import redis.asyncio
 
 from fastproxy.session import circuit, redis_client, tracking
@@ -72,8 +73,15 @@ class Echoes:
                 del self._expected[key]
 
 
+class Ear(msgspec.Struct, frozen=True):
+    """Who wants to hear what is told on which channels."""
+
+    channels: tuple[str, ...]
+    heard: Callable[[bytes], None]
+
+
 class Watch:
-    """All trackers of one store."""
+    """All trackers of one store. In a Cluster every node tells what was told to any, so that an ear hears it often."""
 
     def __init__(
         self,
@@ -85,6 +93,7 @@ class Watch:
         changed: Callable[[str], None],
         broken: Callable[[], None],
         breaker: circuit.Circuit,
+        ear: Ear | None = None,
     ) -> None:
         self._echoes = echoes
         self._address = address
@@ -94,6 +103,7 @@ class Watch:
         self._changed = changed
         self._broken = broken
         self._breaker = breaker
+        self._ear = ear
         self._trackers: dict[tuple[str, int] | None, tracking.Tracker] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -128,6 +138,8 @@ class Watch:
                 changed=self._hear,
                 broken=self._lose,
                 in_vain=self._stay_blind,
+                channels=() if self._ear is None else self._ear.channels,
+                heard=None if self._ear is None else self._ear.heard,
             )
 
     async def _locate_only_host(self) -> tuple[str, int]:

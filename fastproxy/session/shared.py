@@ -160,7 +160,7 @@ class SharedStore:
         found = await self.find(session_id)
         return None if found is None else found.session
 
-    async def find(self, session_id: str) -> store.Found | None:
+    async def find(self, session_id: str) -> store.Found[record.SessionRecord] | None:
         stored, seconds_left = await self._ask(Find(session_id), tuple[bytes, float])
         return store.Found(record.decode(stored, key=record.store_key(session_id)), seconds_left) if stored else None
 

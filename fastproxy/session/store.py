@@ -4,10 +4,13 @@ All methods raise StoreUnavailable when the store does not serve: it does not an
 while it is known to be away), or has begun to refuse us. Only `open` tells a refusal apart, as StoreRefused.
 `key` below is `record.store_key(session_id)`: what names a session in stores and tables. No store writes a session id
 into a log.
+
+There are two kinds of record: of a session that lives at one backend (record.py), and of one that has legs at many
+(vmcp/record.py). A store keeps one kind; how its records are written it is told by a Form.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -22,14 +25,48 @@ def observe_nothing(operation: str, seconds: float, served: bool) -> None:
     """The observer of who does not count."""
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+class Kept(Protocol):
+    """What a store looks at in a record."""
+
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def created_at(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+
+
+Record = TypeVar("Record", bound=Kept)
+
+
+class Form(Protocol[Record]):
+    """How one kind of record is written. `version`: the newest that can be read."""
+
+    @property
+    def version(self) -> int: ...
+
+    def encode(self, session: Record, /) -> bytes: ...
+
+    def decode(self, stored: bytes, /, *, key: str) -> Record:
+        """BadRecord: foreign or broken. RecordTooNew: written by a newer fastproxy."""
+
+
+class SessionForm:
+    """That of record.py."""
+
+    version = record.VERSION
+    encode = staticmethod(record.encode)
+    decode = staticmethod(record.decode)
+
+
+class Found(msgspec.Struct, Generic[Record], frozen=True, gc=False):
     """A record, and how long it stays unless somebody renews it."""
 
-    session: record.SessionRecord
+    session: Record
     seconds_left: float
 
 
-class SessionStore(Protocol):
+class RecordStore(Protocol[Record]):
     """Five operations on records, and what a fleet of proxies needs around them."""
 
     errors_total: int  # operations that were not served
@@ -57,17 +94,17 @@ class SessionStore(Protocol):
     async def ping(self) -> None:
         """Answer or raise; `/readyz` asks."""
 
-    async def create(self, session: record.SessionRecord) -> bool:
+    async def create(self, session: Record) -> bool:
         """Store under its id if nobody holds it, with the full TTL. False: it is held."""
 
-    async def load(self, session_id: str) -> record.SessionRecord | None:
+    async def load(self, session_id: str) -> Record | None:
         """The record, or None. A foreign or broken value counts (`bad_records_total`) and is None.
         RecordTooNew: v > VERSION."""
 
-    async def find(self, session_id: str) -> Found | None:
+    async def find(self, session_id: str) -> Found[Record] | None:
         """As `load`, with the time that is left: who caches it must know when the next renewal is due."""
 
-    async def update(self, session: record.SessionRecord, *, expected_generation: int) -> bool:
+    async def update(self, session: Record, *, expected_generation: int) -> bool:
         """Replace if present and of that generation; restarts the TTL. Never brings back what was deleted.
         RecordTooNew: what is there has v > VERSION, and stays."""
 
@@ -77,7 +114,7 @@ class SessionStore(Protocol):
     async def touch(self, session_ids: Sequence[str]) -> list[str]:
         """Restart the TTL of each, in one round trip; answers with the ids that are not there any more."""
 
-    async def page(self, cursor: str | None, limit: int) -> tuple[list[record.SessionRecord], str | None]:
+    async def page(self, cursor: str | None, limit: int) -> tuple[list[Record], str | None]:
         """At most `limit` records and where to go on (None: that was all). A page may hold fewer, none even, and not
         be the last. Each session that stays appears at least once; records too new for us are left out.
         ValueError: not a cursor of ours."""
@@ -106,3 +143,18 @@ class SessionStore(Protocol):
         object was asked to write. Call `broken()` when that knowledge is lost and again when it is back: what was
         cached before the later call must be revalidated once. To be called once, before `open`. Both callbacks are
         quick and never raise."""
+
+
+SessionStore = RecordStore[record.SessionRecord]
+"""Where the sessions of `serve` are kept."""
+
+
+class Bus(Protocol):
+    """A word from one process of the fleet to the others, on the store's own connections. Nothing is kept: who does not
+    listen at that moment never hears it, and a word may come twice."""
+
+    def listen(self, name: str, heard: Callable[[bytes], None]) -> None:
+        """Call `heard` with what is told to all, and to `name`. Once, before `open`; quick, never raises."""
+
+    async def tell(self, message: bytes, *, to: str | None = None) -> bool:
+        """To all, the teller too; or to who listens by that name. False: nobody does. StoreUnavailable: untold."""

@@ -43,7 +43,8 @@ class _Refused(Exception):
 
 class Tracker:
     """Follows one node for ever. `changed` is called with a key's name; `broken` when tracking has ended, when it has
-    begun, and when all has changed; `in_vain` after an attempt that did not even begin."""
+    begun, and when all has changed; `in_vain` after an attempt that did not even begin; `heard` with what is told
+    on one of `channels`."""
 
     def __init__(
         self,
@@ -54,6 +55,8 @@ class Tracker:
         changed: Callable[[bytes], None],
         broken: Callable[[], None],
         in_vain: Callable[[], None],
+        channels: tuple[str, ...] = (),
+        heard: Callable[[bytes], None] | None = None,
     ) -> None:
         self.tracking = False
         self._address = address
@@ -62,6 +65,8 @@ class Tracker:
         self._changed = changed
         self._broken = broken
         self._in_vain = in_vain
+        self._channels = channels
+        self._heard = heard
         self._complaint = ""
         self._task = asyncio.create_task(self._follow_for_ever(), name="session-store-tracking")
 
@@ -113,11 +118,20 @@ class Tracker:
         await connection.ask(*hello)
         # Keys of every database are reported alike: a like-named key elsewhere costs a revalidation, no more.
         await connection.ask("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
+        if self._channels:
+            try:
+                await connection.ask("SUBSCRIBE", *self._channels)
+            except _Refused as error:  # an ACL without these channels; changes of records are heard all the same
+                self._complain(f"{error} (what other proxies tell is not heard)", refused=True)
 
     def _hear(self, messages: list[Reply]) -> None:
         for message in messages:
-            if not isinstance(message, hiredis.PushNotification) or message[0] != b"invalidate":
+            if not isinstance(message, hiredis.PushNotification):
                 continue  # the answer to a ping
+            if message[0] == b"message" and self._heard is not None:
+                self._heard(message[2])
+            if message[0] != b"invalidate":
+                continue
             keys = message[1]
             if keys is None:
                 self._broken()  # FLUSHALL, FLUSHDB: everything has changed
