@@ -1,0 +1,232 @@
+"""The group's backends: what is configured of each, and what is known of it by now.
+
+    configuration --Backends--> Backend (endpoint, headers, peer) <--discovery--- era, offers, health
+                                   |  ^--- calls: admit, note_success, note_failure --- breaker
+                                   '--> on_change(backend): the catalog is built anew, clients are told
+
+Nobody here waits for a backend: what is asked of this file is answered from memory. `offers` stays what it was while a
+backend is away; `shown` says what of it clients get to see.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastproxy import errors
+from fastproxy._ext import core
+from fastproxy.config import vmcp_schema
+from fastproxy.proxy import dialer
+from fastproxy.vmcp import breaker, connections, discovery, era, health, offers, outgoing, peer, streamable, survey
+
+logger = logging.getLogger(__name__)
+
+LEAVE_SECONDS_MAX = 1.0  # for our sessions at all backends to be ended
+
+OnChange = Callable[["Backend"], None]
+
+
+class Backend:
+    """One of them. `peer` is None for a transport that this process can't speak."""
+
+    def __init__(
+        self, config: vmcp_schema.BackendConfig, *, endpoint: core.Endpoint | None, rules: breaker.Rules
+    ) -> None:
+        self.config = config
+        self.id = config.id
+        self.transport = config.transport
+        self.timeout_seconds = config.timeout_seconds
+        self.endpoint = endpoint
+        self.target = b"" if config.url is None else config.url.target.encode("ascii")
+        self.headers = tuple(outgoing.own(config.headers))
+        self.era = era.UNKNOWN
+        self.offers: offers.Offers | None = None
+        self.health = health.Health()
+        self.breaker = breaker.Breaker(rules)
+        self.peer: peer.Peer
+        self.discovery: discovery.Discovery
+
+    @property
+    def url(self) -> str:
+        """Where it is, fit to be shown."""
+        return str(self.config.url) if self.config.url is not None else self.config.command[0]
+
+    @property
+    def speaks_modern(self) -> bool:
+        """Does it serve requests without a session?"""
+        return self.era in (era.MODERN, era.DUAL)
+
+    @property
+    def speaks_legacy(self) -> bool:
+        """Does it have sessions? Of one that never answered it is assumed."""
+        return self.era != era.MODERN
+
+    @property
+    def shown(self) -> offers.Offers | None:
+        """What clients get to see of what it offers."""
+        return None if self.health.hides else self.offers
+
+    @property
+    def usable(self) -> bool:
+        """Would a call be tried?"""
+        return self.breaker.admits(time.time())
+
+    @property
+    def last_error(self) -> str | None:
+        """Why it was last not to be spoken to; None while it is."""
+        return self.discovery.last_error
+
+    def admit(self) -> bool:
+        """May this call go to it? Who is admitted says by one of the two below what became of it."""
+        return self.breaker.admit(time.time())
+
+    def note_success(self) -> None:
+        """It has answered a call, whatever it said."""
+        self.breaker.succeeded(time.time())
+
+    def note_failure(self, kind: str) -> None:
+        """A call got no answer; `kind` is the reason (backend_lost, backend_timeout…)."""
+        if kind in breaker.ANSWERS:
+            self.note_success()
+            return
+        opened = self.breaker.state(time.time())
+        self.breaker.failed(time.time())
+        if self.breaker.state(time.time()) != opened:
+            logger.warning("circuit opened: backend=%s reason=%s", self.id, kind)
+        self.discovery.doubt()
+
+    def refresh(self) -> None:
+        """Somebody has heard that its lists have changed."""
+        self.discovery.refresh()
+
+
+class Backends:
+    """All of them, by id. `start` begins to talk to them; `on_change` callbacks are told of each whose offers, era or
+    showing have changed. StartError: a certificate file can't be used."""
+
+    def __init__(
+        self,
+        group: vmcp_schema.Group,
+        *,
+        reactor: core.Reactor,
+        dial: dialer.Dialer,
+        trusted: str | None = None,
+        start_task: Callable[..., asyncio.Task[Any]],
+    ) -> None:
+        """`trusted`: PEM file with authorities for https backends that name none of their own (None: the system's)."""
+        self.on_change: list[OnChange] = []
+        self._group = group
+        self._reactor = reactor
+        self._dialer = dial
+        self._trusted = trusted
+        self._start_task = start_task
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._running: list[asyncio.Task[Any]] = []
+        configs = sorted(group.backends, key=lambda config: config.id)
+        self._by_id = {config.id: self._make(config) for config in configs}
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, backend_id: str) -> Backend | None:
+        """The backend of that id."""
+        return self._by_id.get(backend_id)
+
+    def shown(self) -> dict[str, offers.Offers]:
+        """What the catalog is built of."""
+        return {backend.id: backend.shown for backend in self if backend.shown is not None}
+
+    def start(self) -> None:
+        """Talk to each, from now on."""
+        for backend in self:
+            name = f"discover {backend.id}"
+            self._running.append(self._start_task(backend.discovery.run(), name=name))
+
+    async def close(self) -> None:
+        """Talk to none any more, and end our own sessions."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*(backend.discovery.leave(seconds_max=LEAVE_SECONDS_MAX) for backend in self))
+        await asyncio.gather(*(backend.peer.close() for backend in self))
+
+    # ---- one backend
+
+    def _make(self, config: vmcp_schema.BackendConfig) -> Backend:
+        settings = self._group.operational
+        found = settings.breaker
+        rules = breaker.Rules(found.enabled, found.failure_threshold, found.timeout_seconds)
+        endpoint = None if config.url is None else self._add_endpoint(config, config.url)
+        backend = Backend(config, endpoint=endpoint, rules=rules)
+        backend.peer = self._make_peer(backend)
+        backend.discovery = discovery.Discovery(
+            config.id,
+            backend.peer,
+            rules=health.Rules(
+                settings.health_interval_seconds, settings.unhealthy_threshold, settings.health_timeout_seconds
+            ),
+            call_seconds_max=config.timeout_seconds,
+            may_be_modern=config.transport == vmcp_schema.STREAMABLE,
+            told=discovery.Told(
+                contact=lambda contact: self._met(backend, contact),
+                found=lambda offered: self._found(backend, offered),
+                health=lambda known: self._judged(backend, known),
+            ),
+            start_task=self._start_task,
+        )
+        return backend
+
+    def _add_endpoint(self, config: vmcp_schema.BackendConfig, url: vmcp_schema.BackendUrl) -> core.Endpoint:
+        context = self._trust(config.ca or self._trusted) if url.scheme == "https" else None
+        authority = url.origin.partition("://")[2].encode("ascii")
+        endpoint = self._reactor.add_endpoint(url.origin, config.id, authority, b"", url.host, url.port, context)
+        endpoint.note = config.id
+        return endpoint
+
+    def _trust(self, ca: str | None) -> ssl.SSLContext:
+        """The system's authorities, and those of the file."""
+        if ca not in self._contexts:
+            context = ssl.create_default_context()
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if ca is not None:
+                try:
+                    context.load_verify_locations(cafile=ca)
+                except (OSError, ssl.SSLError) as error:
+                    raise errors.StartError(f"cannot use {ca} as certificate authorities: {error}") from error
+            self._contexts[ca] = context
+        return self._contexts[ca]
+
+    def _make_peer(self, backend: Backend) -> peer.Peer:
+        if backend.transport == vmcp_schema.STREAMABLE and backend.endpoint is not None:
+            target = backend.target.decode("ascii")
+            line = connections.Line(backend.endpoint, target, reactor=self._reactor, dial=self._dialer)
+            return streamable.StreamablePeer(backend.id, line, fields=[*backend.headers], start_task=self._start_task)
+        raise errors.StartError(f"backend {backend.id}: transport {backend.transport} is not supported yet")
+
+    # ---- what discovery tells
+
+    def _met(self, backend: Backend, contact: survey.Contact | None) -> None:
+        if contact is not None and backend.era != contact.era:
+            backend.era = contact.era
+            self._tell(backend)
+
+    def _found(self, backend: Backend, offered: offers.Offers) -> None:
+        before, backend.offers = backend.offers, offered
+        if before != offered:
+            self._tell(backend)
+
+    def _judged(self, backend: Backend, known: health.Health) -> None:
+        before, backend.health = backend.health, known
+        if known.failures == 0:
+            backend.note_success()
+        if before.hides != known.hides and backend.offers is not None:
+            self._tell(backend)
+
+    def _tell(self, backend: Backend) -> None:
+        for told in self.on_change:
+            told(backend)

@@ -1,0 +1,365 @@
+"""A peer over streamable HTTP, of both eras: POST per message, GET for what it says unasked, DELETE at the end.
+
+    request --POST--> JSON: the answer
+                      events: what is not the answer --> on_message, until the answer comes
+                      events that end too early: resumed by GET with Last-Event-ID, where the events had ids
+
+A legacy call that is given up is told to the backend by `notifications/cancelled`; a modern one by closing its stream.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from fastproxy.mcp import revision
+from fastproxy.vmcp import connections, peer
+
+# What changes nothing, or nothing by being done twice: sent again when a kept connection turns out to be closed.
+REPEATABLE = frozenset(
+    {
+        "initialize",
+        "ping",
+        "server/discover",
+        "tools/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "prompts/list",
+        "prompts/get",
+        "completion/complete",
+        "logging/setLevel",
+    }
+)
+REFUSAL_BYTES_MAX = 65536  # of an answer that says no
+NOTICE_SECONDS_MAX = 5.0  # for a notification of ours that nobody awaits
+RESUME_SECONDS_DEFAULT = 1.0  # where the backend has not said `retry:`
+RESUME_SECONDS_MIN = 0.02
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: the stream before this one is not quite gone
+_ACCEPT_BOTH = (b"Accept", b"application/json, text/event-stream")
+_ACCEPT_EVENTS = (b"Accept", b"text/event-stream")
+_JSON = (b"Content-Type", b"application/json")
+_IDENTITY = (b"Accept-Encoding", b"identity")
+
+StartTask = Callable[..., asyncio.Task[Any]]
+
+
+class StreamablePeer:
+    """One backend. `fields`: what every request to it carries."""
+
+    def __init__(
+        self, backend: str, line: connections.Line, *, fields: connections.Fields, start_task: StartTask
+    ) -> None:
+        self.backend = backend
+        self._line = line
+        self._own_fields = fields
+        self._start_task = start_task
+        self._ids = peer.Ids()
+
+    async def open(
+        self, params: bytes, *, headers: connections.Fields, on_message: peer.OnMessage, seconds_max: float
+    ) -> peer.Opened:
+        """`initialize` and its notification. BackendError of any kind."""
+        async with self._deadline(seconds_max):
+            request_id = self._ids.next()
+            body = peer.write_request(request_id, "initialize", params)
+            answer = await self._post(body, [*headers], repeatable=True)
+            session_id = answer.header(b"mcp-session-id")
+            conversation = _Conversation(self, request_id, on_message, session_id=None, headers=[*headers])
+            result = await conversation.finish(answer)
+            version = peer.negotiated_version(self.backend, result)
+            opened = peer.Opened(session_id, version, result)
+            await self.send(
+                peer.write_notification("notifications/initialized"),
+                leg_session_id=session_id,
+                protocol_version=version,
+                headers=headers,
+                seconds_max=seconds_max,
+            )
+            return opened
+
+    async def request(
+        self,
+        method: str,
+        params: bytes,
+        *,
+        leg_session_id: str | None,
+        protocol_version: str,
+        headers: connections.Fields,
+        on_message: peer.OnMessage,
+        seconds_max: float,
+    ) -> bytes:
+        """The result of one call. BackendError of any kind."""
+        request_id = self._ids.next()
+        modern = not revision.has_sessions(protocol_version)
+        fields = self._session_fields(leg_session_id, protocol_version) + headers
+        if modern:
+            fields += modern_fields(method, params)
+        conversation = _Conversation(self, request_id, on_message, session_id=leg_session_id, headers=fields)
+        try:
+            async with self._deadline(seconds_max):
+                body = peer.write_request(request_id, method, params)
+                answer = await self._post(body, fields, repeatable=method in REPEATABLE)
+                return await conversation.finish(answer)
+        except (peer.BackendError, asyncio.CancelledError) as error:
+            given_up = isinstance(error, asyncio.CancelledError) or error.reason == "backend_timeout"
+            if given_up and not modern:
+                self._tell_cancelled(request_id, leg_session_id, protocol_version, headers)
+            raise
+
+    async def send(
+        self,
+        message: bytes,
+        *,
+        leg_session_id: str | None,
+        protocol_version: str,
+        headers: connections.Fields,
+        seconds_max: float,
+    ) -> None:
+        """A notification or an answer. BackendError: it was not taken."""
+        async with self._deadline(seconds_max):
+            fields = self._session_fields(leg_session_id, protocol_version) + headers
+            answer = await self._post(message, fields, repeatable=False)
+            try:
+                if answer.status >= 300:
+                    body = await answer.whole(bytes_max=REFUSAL_BYTES_MAX)
+                    raise judge(self.backend, answer.status, body, session_id=leg_session_id)
+            finally:
+                answer.finish()
+
+    async def listen(
+        self,
+        *,
+        leg_session_id: str | None,
+        protocol_version: str,
+        headers: connections.Fields,
+        on_message: peer.OnMessage,
+    ) -> None:
+        """Until the stream ends. NoStream: there is none; BackendError: it ended otherwise than it should."""
+        fields = [*self._own_fields, *self._session_fields(leg_session_id, protocol_version), *headers]
+        request = self._line.render(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields])
+        with self._faults():
+            answer = await self._line.send(request, repeatable=True)
+            try:
+                if answer.status >= 300 or not answer.is_event_stream:
+                    raise await self._no_stream(answer, leg_session_id)
+                while event := await answer.next_event(bytes_max=peer.ANSWER_BYTES_MAX):
+                    if event.data and event.kind == "message":
+                        on_message(event.data)
+            finally:
+                answer.close()
+
+    async def _no_stream(self, answer: connections.Answer, session_id: str | None) -> peer.BackendError:
+        body = await answer.whole(bytes_max=REFUSAL_BYTES_MAX)
+        fault = judge(self.backend, answer.status, body, session_id=session_id)
+        if isinstance(fault, peer.SessionLost | peer.Unauthorized) or answer.status in _PASSING:
+            return fault
+        return peer.NoStream(self.backend, f"offers no stream of events (answered {answer.status})")
+
+    async def end(
+        self, leg_session_id: str, *, protocol_version: str, headers: connections.Fields, seconds_max: float
+    ) -> None:
+        """DELETE. BackendError: the backend has not said that it has heard."""
+        fields = [*self._own_fields, *self._session_fields(leg_session_id, protocol_version), *headers]
+        request = self._line.render(b"DELETE", fields)
+        async with self._deadline(seconds_max):
+            answer = await self._line.send(request, repeatable=True)
+            answer.finish()
+            if answer.status >= 300 and answer.status not in (404, 405):
+                raise peer.WrongStatus(self.backend, answer.status)
+
+    async def close(self) -> None:
+        """No connection is kept."""
+        self._line.endpoint.close_spares()
+
+    # ---- one request
+
+    async def _post(self, body: bytes, fields: connections.Fields, *, repeatable: bool) -> connections.Answer:
+        fields = [_JSON, _ACCEPT_BOTH, _IDENTITY, *self._own_fields, *fields]
+        request = self._line.render(b"POST", fields, body)
+        return await self._line.send(request, repeatable=repeatable)
+
+    async def resume(self, fields: connections.Fields, last_event_id: str) -> connections.Answer:
+        """The rest of a stream that ended before its answer."""
+        last = (b"Last-Event-ID", last_event_id.encode("utf-8"))
+        fields = [_ACCEPT_EVENTS, _IDENTITY, *self._own_fields, *fields, last]
+        return await self._line.send(self._line.render(b"GET", fields), repeatable=True)
+
+    def _session_fields(self, session_id: str | None, protocol_version: str) -> connections.Fields:
+        fields = [(b"MCP-Protocol-Version", protocol_version.encode("latin-1"))]
+        if session_id is not None and revision.has_sessions(protocol_version):
+            fields.append((b"Mcp-Session-Id", session_id.encode("latin-1")))
+        return fields
+
+    def _tell_cancelled(
+        self, request_id: str, session_id: str | None, protocol_version: str, headers: connections.Fields
+    ) -> None:
+        params = msgspec.json.encode({"requestId": request_id, "reason": "given up"})
+        self._start_task(
+            self._tell(
+                self.send(
+                    peer.write_notification("notifications/cancelled", params),
+                    leg_session_id=session_id,
+                    protocol_version=protocol_version,
+                    headers=headers,
+                    seconds_max=NOTICE_SECONDS_MAX,
+                )
+            ),
+            name="cancel a call at its backend",
+        )
+
+    async def _tell(self, sending: Coroutine[Any, Any, None]) -> None:
+        with contextlib.suppress(peer.BackendError):  # nobody waits for it
+            await sending
+
+    @contextlib.contextmanager
+    def _faults(self) -> Any:
+        """Faults of the connection as what they mean."""
+        try:
+            yield
+        except connections.NotConnected as error:
+            raise peer.BackendError(self.backend, str(error)) from error
+        except connections.Lost as error:
+            raise peer.BackendError(self.backend, str(error), reason=error.reason, may_have_run=error.ran) from error
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self, seconds_max: float) -> AsyncIterator[None]:
+        """Over all of a call."""
+        try:
+            with self._faults():
+                async with asyncio.timeout(seconds_max):
+                    yield
+        except TimeoutError as error:
+            detail = f"no whole answer within {seconds_max:g} s"
+            raise peer.BackendError(self.backend, detail, reason="backend_timeout", may_have_run=True) from error
+
+
+class _Conversation:
+    """One request under way: where its answer comes from."""
+
+    def __init__(
+        self,
+        owner: StreamablePeer,
+        request_id: str,
+        on_message: peer.OnMessage,
+        *,
+        session_id: str | None,
+        headers: connections.Fields,
+    ) -> None:
+        self._owner = owner
+        self._id = request_id
+        self._on_message = on_message
+        self._session_id = session_id
+        self._headers = headers
+        self._last_event_id: str | None = None
+        self._resume_seconds = RESUME_SECONDS_DEFAULT
+
+    async def finish(self, answer: connections.Answer) -> bytes:
+        """The result."""
+        try:
+            while answer.is_event_stream and answer.status < 300:
+                found = await self._read_stream(answer)
+                if found is not None:
+                    answer.finish()
+                    return peer.result_of(self._owner.backend, found)
+                answer = await self._resume()
+            return await self._read_body(answer)
+        finally:
+            answer.close()
+
+    async def _read_stream(self, answer: connections.Answer) -> peer.Message | None:
+        """The answer in a stream of events; None: it ended without one, and may be resumed."""
+        try:
+            while event := await answer.next_event(bytes_max=peer.ANSWER_BYTES_MAX):
+                if event.id and event.id.isprintable():
+                    self._last_event_id = event.id
+                if event.retry_seconds is not None:
+                    self._resume_seconds = max(event.retry_seconds, RESUME_SECONDS_MIN)
+                message = peer.read_message(event.data) if event.data else None
+                if message is None:
+                    continue
+                if message.is_answer:
+                    if message.id_text == self._id:
+                        return message
+                elif bytes(message.method):
+                    self._on_message(event.data)
+        except connections.Malformed:
+            raise
+        except connections.Lost:
+            if self._last_event_id is None:
+                raise
+        answer.close()
+        if self._last_event_id is None:
+            raise connections.Lost("the stream of events ended without an answer")
+        return None
+
+    async def _resume(self) -> connections.Answer:
+        assert self._last_event_id is not None
+        await asyncio.sleep(self._resume_seconds)
+        answer = await self._owner.resume(self._headers, self._last_event_id)
+        if not answer.is_event_stream or answer.status >= 300:
+            answer.close()
+            raise connections.Lost(f"the stream ended without an answer and could not be resumed ({answer.status})")
+        return answer
+
+    async def _read_body(self, answer: connections.Answer) -> bytes:
+        backend = self._owner.backend
+        body = await answer.whole(bytes_max=peer.ANSWER_BYTES_MAX)
+        answer.finish()
+        if answer.status >= 300:
+            raise judge(backend, answer.status, body, session_id=self._session_id)
+        message = peer.read_message(body)
+        if message is None or not message.is_answer or message.id_text not in (self._id, None):
+            detail = "its answer is no JSON-RPC answer to this request"
+            raise peer.BackendError(backend, detail, reason="backend_protocol_error", may_have_run=True)
+        if message.id_text is None and not bytes(message.error):
+            detail = "its answer has another request's id"
+            raise peer.BackendError(backend, detail, reason="backend_protocol_error", may_have_run=True)
+        return peer.result_of(backend, message)
+
+
+def judge(backend: str, status: int, body: bytes, *, session_id: str | None) -> peer.BackendError:
+    """What an answer that is none says. With a session, a 404, or a 400 that names it, is the loss of the session."""
+    message = peer.read_message(body)
+    error = peer.read_error(bytes(message.error)) if message is not None and bytes(message.error) else None
+    if session_id is not None:
+        forgotten = error is not None and (error.code == -32000 or session_id.encode("latin-1") in body)
+        if status == 404 or (status == 400 and forgotten):
+            return peer.SessionLost(backend, f"does not know the session (answered {status})")
+    if status in (401, 403) and (error is None or error.code > -32000):
+        return peer.Unauthorized(backend, status)
+    if error is not None and message is not None:
+        return peer.Refused(backend, bytes(message.error), status=status)
+    return peer.WrongStatus(backend, status, may_have_run=status >= 500)
+
+
+class _Named(msgspec.Struct):
+    name: object = None
+    uri: object = None
+    taskId: object = None
+
+
+_NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+
+
+def modern_fields(method: str, params: bytes) -> connections.Fields:
+    """The routing headers of a 2026-07-28 request, out of what its body says."""
+    fields = [(b"Mcp-Method", method.encode("latin-1"))]
+    member = "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method)
+    if member is not None and params:
+        named = getattr(msgspec.json.decode(params, type=_Named), member)
+        if isinstance(named, str):
+            fields.append((b"Mcp-Name", header_value(named)))
+    return fields
+
+
+def header_value(text: str) -> bytes:
+    """A value as the revision writes it into a header: as it is, or in the base64 form when it could not pass so."""
+    plain = text.isascii() and text.isprintable() and text == text.strip() and not text.startswith("=?base64?")
+    if plain:
+        return text.encode("ascii")
+    return b"=?base64?" + msgspec.json.encode(text.encode("utf-8"))[1:-1] + b"?="
