@@ -19,7 +19,19 @@ from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import vmcp_schema
 from fastproxy.proxy import dialer
-from fastproxy.vmcp import breaker, connections, discovery, era, health, offers, outgoing, peer, streamable, survey
+from fastproxy.vmcp import (
+    breaker,
+    connections,
+    discovery,
+    era,
+    event_stream,
+    health,
+    offers,
+    outgoing,
+    peer,
+    streamable,
+    survey,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -202,10 +214,11 @@ class Backends:
         return self._contexts[ca]
 
     def _make_peer(self, backend: Backend) -> peer.Peer:
-        if backend.transport == vmcp_schema.STREAMABLE and backend.endpoint is not None:
+        if backend.endpoint is not None:
             target = backend.target.decode("ascii")
             line = connections.Line(backend.endpoint, target, reactor=self._reactor, dial=self._dialer)
-            return streamable.StreamablePeer(backend.id, line, fields=[*backend.headers], start_task=self._start_task)
+            kind = event_stream.EventStreamPeer if backend.transport == vmcp_schema.SSE else streamable.StreamablePeer
+            return kind(backend.id, line, fields=[*backend.headers], start_task=self._start_task)
         raise errors.StartError(f"backend {backend.id}: transport {backend.transport} is not supported yet")
 
     # ---- what discovery tells

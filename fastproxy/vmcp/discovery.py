@@ -201,9 +201,9 @@ class Discovery:
     # ---- what it says unasked
 
     async def _listen(self, contact: survey.Contact) -> None:
-        """For as long as it has a stream for that."""
+        """For as long as it has a stream for that. Its end is also the first that is heard of a backend's."""
         pause = STREAM_PAUSE_SECONDS
-        while contact.tells_changes and (contact.is_modern or contact.session_id is not None):
+        while contact.session_id is not None or (contact.is_modern and contact.tells_changes):
             started = time.monotonic()
             self._hears = True
             try:

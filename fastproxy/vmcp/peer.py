@@ -10,9 +10,11 @@ nobody here looks into params or results. Ids of requests are ours, and nobody c
 answers for another's call.
 """
 
+import asyncio
+import contextlib
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Protocol
 
 import msgspec
@@ -93,7 +95,9 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 class Peer(Protocol):
-    """See the module. `headers`: fields of this call beside the backend's own; every call has a deadline."""
+    """See the module. `headers`: fields of this call beside the backend's own; every call has a deadline. `on_message`
+    hears what comes beside an answer: that of the call over streamable HTTP, that of `open` where all comes on one
+    stream."""
 
     async def open(
         self, params: bytes, *, headers: connections.Fields, on_message: OnMessage, seconds_max: float
@@ -130,6 +134,29 @@ class Peer(Protocol):
     ) -> None: ...
 
     async def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def faults(backend: str) -> Iterator[None]:
+    """Faults of the connection as what they mean for a call."""
+    try:
+        yield
+    except connections.NotConnected as error:
+        raise BackendError(backend, str(error)) from error
+    except connections.Lost as error:
+        raise BackendError(backend, str(error), reason=error.reason, may_have_run=error.ran) from error
+
+
+@contextlib.asynccontextmanager
+async def deadline(backend: str, seconds_max: float) -> AsyncIterator[None]:
+    """Over all of a call, and its faults as what they mean."""
+    try:
+        with faults(backend):
+            async with asyncio.timeout(seconds_max):
+                yield
+    except TimeoutError as error:
+        detail = f"no whole answer within {seconds_max:g} s"
+        raise BackendError(backend, detail, reason="backend_timeout", may_have_run=True) from error
 
 
 def ignore(_message: bytes) -> None:

@@ -9,7 +9,7 @@ A legacy call that is given up is told to the backend by `notifications/cancelle
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -64,7 +64,7 @@ class StreamablePeer:
         self, params: bytes, *, headers: connections.Fields, on_message: peer.OnMessage, seconds_max: float
     ) -> peer.Opened:
         """`initialize` and its notification. BackendError of any kind."""
-        async with self._deadline(seconds_max):
+        async with peer.deadline(self.backend, seconds_max):
             request_id = self._ids.next()
             body = peer.write_request(request_id, "initialize", params)
             answer = await self._post(body, [*headers], repeatable=True)
@@ -101,7 +101,7 @@ class StreamablePeer:
             fields += modern_fields(method, params)
         conversation = _Conversation(self, request_id, on_message, session_id=leg_session_id, headers=fields)
         try:
-            async with self._deadline(seconds_max):
+            async with peer.deadline(self.backend, seconds_max):
                 body = peer.write_request(request_id, method, params)
                 answer = await self._post(body, fields, repeatable=method in REPEATABLE)
                 return await conversation.finish(answer)
@@ -121,7 +121,7 @@ class StreamablePeer:
         seconds_max: float,
     ) -> None:
         """A notification or an answer. BackendError: it was not taken."""
-        async with self._deadline(seconds_max):
+        async with peer.deadline(self.backend, seconds_max):
             fields = self._session_fields(leg_session_id, protocol_version) + headers
             answer = await self._post(message, fields, repeatable=False)
             try:
@@ -142,7 +142,7 @@ class StreamablePeer:
         """Until the stream ends. NoStream: there is none; BackendError: it ended otherwise than it should."""
         fields = [*self._own_fields, *self._session_fields(leg_session_id, protocol_version), *headers]
         request = self._line.render(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields])
-        with self._faults():
+        with peer.faults(self.backend):
             answer = await self._line.send(request, repeatable=True)
             try:
                 if answer.status >= 300 or not answer.is_event_stream:
@@ -166,7 +166,7 @@ class StreamablePeer:
         """DELETE. BackendError: the backend has not said that it has heard."""
         fields = [*self._own_fields, *self._session_fields(leg_session_id, protocol_version), *headers]
         request = self._line.render(b"DELETE", fields)
-        async with self._deadline(seconds_max):
+        async with peer.deadline(self.backend, seconds_max):
             answer = await self._line.send(request, repeatable=True)
             answer.finish()
             if answer.status >= 300 and answer.status not in (404, 405):
@@ -215,27 +215,6 @@ class StreamablePeer:
     async def _tell(self, sending: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(peer.BackendError):  # nobody waits for it
             await sending
-
-    @contextlib.contextmanager
-    def _faults(self) -> Any:
-        """Faults of the connection as what they mean."""
-        try:
-            yield
-        except connections.NotConnected as error:
-            raise peer.BackendError(self.backend, str(error)) from error
-        except connections.Lost as error:
-            raise peer.BackendError(self.backend, str(error), reason=error.reason, may_have_run=error.ran) from error
-
-    @contextlib.asynccontextmanager
-    async def _deadline(self, seconds_max: float) -> AsyncIterator[None]:
-        """Over all of a call."""
-        try:
-            with self._faults():
-                async with asyncio.timeout(seconds_max):
-                    yield
-        except TimeoutError as error:
-            detail = f"no whole answer within {seconds_max:g} s"
-            raise peer.BackendError(self.backend, detail, reason="backend_timeout", may_have_run=True) from error
 
 
 class _Conversation:
