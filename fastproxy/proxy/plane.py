@@ -50,9 +50,16 @@ class Plane:
     """Everything that answers requests. `lifecycle`: starting, serving, draining."""
 
     def __init__(
-        self, config: schema.ServeConfig, observe: store.Observer, sessions: store.SessionStore | None = None
+        self,
+        config: schema.ServeConfig,
+        observe: store.Observer,
+        sessions: store.SessionStore | None = None,
+        *,
+        bridged: tuple[backend.StaticBackend, ...] = (),
     ) -> None:
+        """`bridged`: the replica instead of those of the configuration, when a stdio server is bridged."""
         self.config = config
+        self.bridged = bridged
         self.lifecycle = "starting"
         self.store_answered = False
         self.drain: Callable[[], None] = lambda: None  # the server's
@@ -85,7 +92,7 @@ class Plane:
         self._backend_tls: ssl.SSLContext | None = None
         self.census = census.Census(self.sessions, self.reactor.table.count)
         self.backends = backends.Backends(
-            config.policy, self._load_of, self._add_endpoint, self._set_prefix, self.census.elsewhere
+            config.policy, self._load_of, self._add_endpoint, self._set_prefix, self.census
         )
         self.book = book.Book(
             self.reactor.table,
@@ -167,7 +174,7 @@ class Plane:
         )
         self.dialer = dialer.Dialer(self.reactor, self.names)
         self.discovery = discovery.Discovery(
-            config.backend,
+            config.backend or self.bridged,
             lambda item: self._resolver.find_replicas(item),
             replicas=self.backends,
             hosts=self.names,

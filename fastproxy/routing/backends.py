@@ -11,6 +11,7 @@ Connecting, asking and resolving are not done here.
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -49,15 +50,19 @@ class Replica(msgspec.Struct, gc=False, kw_only=True):
     idle_since: float | None = None  # for which nobody wanted anything of it, since it left
 
 
-def _nowhere(_replica: Replica, _count: int) -> int:
-    """There are no other proxies."""
-    return 0
+class Fleet(Protocol):
+    """What the other proxies have placed (proxy/census.py)."""
+
+    def elsewhere(self, replica: Replica, count: int) -> int:
+        """Sessions that they have on it, beside our `count`."""
+
+    def session_opened(self) -> None:
+        """We have placed one, or it has come to nothing."""
 
 
 class Backends:
     """All replicas, in the order in which they became known. `add` makes the relay's endpoint and answers its index, or
-    raises NoRoom; `on_path` hears of a replica that is configured with another path now; `elsewhere` knows how many
-    sessions other proxies have on a replica, beside ours."""
+    raises NoRoom; `on_path` hears of a replica that is configured with another path now."""
 
     def __init__(
         self,
@@ -65,14 +70,14 @@ class Backends:
         load_of: Callable[[Replica], policy.Load],
         add: Callable[[backend.StaticBackend], int],
         on_path: Callable[[Replica], None],
-        elsewhere: Callable[[Replica, int], int] = _nowhere,
+        fleet: Fleet,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._policy = policy.POLICIES[choose]
         self._load_of = load_of
         self._add = add
         self._on_path = on_path
-        self._elsewhere = elsewhere
+        self._fleet = fleet
         self._clock = clock
         self._by_url: dict[str, Replica] = {}
         self._by_index: dict[int, Replica] = {}
@@ -215,7 +220,7 @@ class Backends:
     def _load_of_all(self, replica: Replica) -> policy.Load:
         """With what other proxies have placed there."""
         load = self._load(replica)
-        return policy.Load(load.sessions + self._elsewhere(replica, load.sessions), load.in_flight)
+        return policy.Load(load.sessions + self._fleet.elsewhere(replica, load.sessions), load.in_flight)
 
     def opening(self, index: int) -> None:
         """A session is on its way to this replica: it counts until `opened`, so that a burst spreads too."""
@@ -224,6 +229,7 @@ class Backends:
     def opened(self, index: int) -> None:
         """It has begun, and is counted where sessions are; or it came to nothing."""
         self._openings[index] -= 1
+        self._fleet.session_opened()
 
     # ---- what was seen of them
 

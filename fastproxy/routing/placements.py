@@ -8,8 +8,9 @@ to others and are counted there. Nobody's clock is compared with anybody else's:
 our own is of a proxy that is gone.
 
 News are old, and all proxies would fill the replica that was emptiest then. So what we have opened since is taken to
-have been opened by each of the others too: since the hearing before the last, for a line that is heard now was written
-at any time after that one.
+have been opened by the others too: since the hearing before the last, for a line that is heard now was written at any
+time after that one. How many of theirs come to one of ours is what their news have shown lately; while there is nothing
+to be seen, each is taken to open as many as we do, since a burst that begins is everybody's.
 """
 
 import zlib
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 import msgspec
 
 GONE_SECONDS = 35.0  # without another beat, of which there is one in ten seconds at least
+PACE_SESSIONS_MIN = 8  # that we must have opened between two hearings to compare the others' pace with ours
 
 
 class _Heard(msgspec.Struct):
@@ -36,6 +38,7 @@ class Placements:
         self._at_last: dict[str, int] = {}  # what we had at the last hearing
         self._before: dict[str, int] = {}  # and at the one before
         self._others = 0
+        self._pace = 0.0  # sessions that come to be known elsewhere while we open one
 
     def news(self, counts: Mapping[str, int]) -> str:
         """Our line: sessions by the URL of their replica."""
@@ -47,18 +50,28 @@ class Placements:
         """The lines of the others, and what we have at this moment."""
         for member in self._heard.keys() - lines.keys():
             del self._heard[member]
+        theirs = 0
         for member, line in lines.items():
             beat, _, said = line.partition(";")
             known = self._heard.get(member)
             if known is None or known.beat != beat:
                 self._heard[member] = _Heard(beat, _read(said), now)
+                theirs += 0 if known is None else _growth(known.counts, self._heard[member].counts)
         alive = [heard for heard in self._heard.values() if now - heard.at < GONE_SECONDS]
-        self._others = len(alive)
+        self._keep_pace(_growth(self._at_last, counts), theirs, others=len(alive))
         self._elsewhere = {}
         for heard in alive:
             for key, count in heard.counts.items():
                 self._elsewhere[key] = self._elsewhere.get(key, 0) + count
         self._before, self._at_last = self._at_last or dict(counts), dict(counts)
+
+    def _keep_pace(self, ours: int, theirs: int, *, others: int) -> None:
+        if others != self._others or not ours + theirs:
+            self._pace = float(others)
+        elif ours >= PACE_SESSIONS_MIN:
+            # Half of what it was: our news and theirs are not of the same moments.
+            self._pace = min((self._pace + theirs / ours) / 2, float(others))
+        self._others = others
 
     def gone(self, now: float) -> list[str]:
         """Whose lines nobody needs any more."""
@@ -70,12 +83,16 @@ class Placements:
             return 0
         base = min(self._before.get(url, 0), self._at_last.get(url, 0))  # some may have ended in between
         since = max(0, count - base)
-        return self._elsewhere.get(_key(url), 0) + since * self._others
+        return self._elsewhere.get(_key(url), 0) + round(since * self._pace)
 
 
 def _key(url: str) -> str:
     """Two that collide share their counts: a worse choice, no wrong one."""
     return f"{zlib.crc32(url.encode()):08x}"
+
+
+def _growth(before: Mapping[str, int], after: Mapping[str, int]) -> int:
+    return sum(max(0, count - before.get(key, 0)) for key, count in after.items())
 
 
 def _read(said: str) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """New sessions are even over all that the proxies of a fleet have placed, not over what each has by itself.
 
 Real: proxies as processes, one killed with its memory; Redis; scripted replicas that count their sessions.
-The arithmetic alone: tests/routing/test_placements.py.
+Bursts: test_census_bursts.py. The arithmetic alone: tests/routing/test_placements.py.
 """
 
 import time
@@ -49,5 +49,4 @@ def test_a_proxy_without_memory_of_its_own_fills_what_others_know_to_be_empty() 
         time.sleep(NEWS_SECONDS)
         for number in range(300):
             fleet.open(1 if number % 3 else 0)
-            time.sleep(0.01)  # some seconds: what happens between two news is a guess
         assert_even(fleet, 600)

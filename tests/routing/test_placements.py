@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,21 @@ def test_since_is_since_the_hearing_before_the_last_or_since_sessions_ended() ->
     assert ours.elsewhere(ONE, 5) == 3 + (5 - 2)
 
 
+def test_who_opens_alone_learns_from_the_news_that_nobody_else_does() -> None:
+    ours, other = placements.Placements(), placements.Placements()
+    quiet = {"a": other.news({ONE: 3})}
+    ours.hear(quiet, {ONE: 10}, 0.0)
+    assert ours.elsewhere(ONE, 26) == 3 + 16, "a burst begins: it may be everybody's"
+    for now, count in enumerate((26, 42, 58), 1):
+        ours.hear({"a": other.news({ONE: 3})}, {ONE: count}, float(now))
+    assert ours.elsewhere(ONE, 74) == 3 + 32 / 8, "half as many with each news that show nothing"
+    ours.hear({"a": other.news({ONE: 35})}, {ONE: 74}, 4.0)
+    assert ours.elsewhere(ONE, 90) == 35 + 32, "twice as many as we, and never more than each as many as we"
+    for now in (5.0, 6.0):
+        ours.hear({"a": other.news({ONE: 35})}, {ONE: 74}, now)
+    assert ours.elsewhere(ONE, 84) == 35 + 10, "it is quiet: the next burst may be everybody's again"
+
+
 def test_a_proxy_without_a_beat_is_gone_after_a_while_by_our_own_clock() -> None:
     ours, other = placements.Placements(), placements.Placements()
     line = other.news({ONE: 3})
@@ -62,7 +78,8 @@ def test_a_line_that_we_cannot_read_counts_as_nothing_and_harms_nobody(line: str
     assert ours.elsewhere(ONE, 0) >= 0
 
 
-def test_proxies_fill_what_is_uneven_together_and_do_not_overshoot() -> None:
+@pytest.mark.parametrize("share_of_the_first", [0.5, 0.1, 0.0], ids=["both open", "mostly one", "one alone"])
+def test_proxies_fill_what_is_uneven_together_and_do_not_overshoot(share_of_the_first: float) -> None:
     """Two replicas join two that have 250 each; two proxies open 500 more, news now and then."""
     draw = random.Random(7)
     urls = [f"http://127.0.0.1:{port}" for port in range(8001, 8005)]
@@ -70,12 +87,12 @@ def test_proxies_fill_what_is_uneven_together_and_do_not_overshoot() -> None:
     counts = [dict(zip(urls, (125, 125, 0, 0), strict=True)) for _ in proxies]
     lines: dict[str, str] = {}
     for turn in range(500):
-        if turn % 50 == 0:
+        if turn % 16 == 0:
             for number, proxy in enumerate(proxies):
                 lines[str(number)] = proxy.news(counts[number])
             for number, proxy in enumerate(proxies):
                 proxy.hear({name: line for name, line in lines.items() if name != str(number)}, counts[number], turn)
-        number = draw.randrange(2)
+        number = int(draw.random() >= share_of_the_first)
         own = counts[number]
         loads = [policy.Load(own[url] + proxies[number].elsewhere(url, own[url]), 0) for url in urls]
         own[urls[policy.least_sessions(loads, turn)]] += 1
