@@ -10,14 +10,15 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import click
 
 import fastproxy
 from fastproxy import admin_commands, errors, flags
-from fastproxy.config import document, load, schema, watch
+from fastproxy.config import document, load, schema, vmcp_flags, vmcp_load, watch
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -29,6 +30,7 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
     epilog="""\b
 Examples:
   fastproxy serve --backend http://127.0.0.1:8001 --backend http://127.0.0.1:8002
+  fastproxy vmcp --backend github=http://127.0.0.1:8001/mcp --backend docs=http://127.0.0.1:8002/mcp
   fastproxy sessions list
   fastproxy validate proxy.yaml
 """,
@@ -48,13 +50,27 @@ def _serve(given: dict[str, object]) -> int:
 
 
 def _run(config: schema.ServeConfig, watched: watch.Watch) -> int:
+    server = _import("fastproxy.proxy.server" if config.workers == 1 else "fastproxy.proxy.workers")
+    return int(server.run(config, watched))
+
+
+def _serve_group(given: dict[str, object]) -> int:
+    loaded = vmcp_load.load(given, os.environ, _check_composites)
+    _complain(f"warning: {warning}" for warning in loaded.warnings)
+    return int(_import("fastproxy.vmcp.server").run(loaded.config))
+
+
+def _check_composites(definitions: Sequence[Mapping[str, object]]) -> Iterable[str]:
+    """Problems of `compositeTools`. Where there are none, nothing of that room is loaded."""
+    return _import("fastproxy.vmcp.composite.validation").find_problems(definitions) if definitions else ()
+
+
+def _import(room: str) -> types.ModuleType:
     # Loaded late: no other command should pay for the event loop, the store's client and the compiled core.
     try:
-        room = "fastproxy.proxy.server" if config.workers == 1 else "fastproxy.proxy.workers"
-        server = importlib.import_module(room)
+        return importlib.import_module(room)
     except ImportError as error:
         raise errors.StartError(f"{error} (is fastproxy built and installed? pip install . does both)") from error
-    return int(server.run(config, watched))
 
 
 program.add_command(
@@ -84,6 +100,50 @@ Examples:
       --store redis://redis:6379/0
   fastproxy serve --config proxy.yaml --log-level debug
 """,
+        takes_command=True,
+    )
+)
+program.add_command(
+    flags.SettingsCommand(
+        "vmcp",
+        vmcp_flags.SETTINGS,
+        act=_serve_group,
+        summary="Many MCP servers as one.",
+        help="""Many MCP servers as one, at /mcp: their tools, resources and prompts under one set of names.
+
+A client has one session, which any replica of this program serves; what each server behind keeps for it stays there.
+Servers come by flags, or by a file:
+
+\b
+  --backend NAME=URL        a server by the URL of its MCP endpoint; its tools become NAME_tool
+  --config group.yaml       ToolHive's vMCP format: names and conflicts, filters, overrides, timeouts, health,
+                            composite tools
+  --config mcp.json         what a client's mcpServers lists, unchanged
+
+A flag wins over its environment variable, that over the file. Durations: 250ms, 5s, 30m, 2h or seconds; sizes: 512KiB,
+8MiB or bytes.
+
+\b
+A file begins like this:
+  name: tools
+  groupRef: tools
+  backends:
+    - {name: github, url: "http://127.0.0.1:8001/mcp", transport: streamable-http}
+    - {name: docs, url: "http://127.0.0.1:8002/mcp", transport: streamable-http}
+  incomingAuth: {type: anonymous}
+  outgoingAuth: {source: inline}
+  aggregation:
+    conflictResolution: prefix                  # or priority, manual
+    conflictResolutionConfig: {prefixFormat: "{workload}_"}
+""",
+        epilog="""\b
+Examples:
+  fastproxy vmcp --backend github=http://127.0.0.1:8001/mcp --backend docs=http://127.0.0.1:8002/mcp
+  fastproxy vmcp --config ~/.cursor/mcp.json
+  fastproxy vmcp --config group.yaml --listen 0.0.0.0:8080 --allowed-host mcp.example.com \\
+      --store redis://redis:6379/0
+  fastproxy validate group.yaml
+""",
     )
 )
 for _command in (admin_commands.sessions, admin_commands.backends, admin_commands.drain):
@@ -97,15 +157,19 @@ def _validate(file: str) -> int:
 
     Exit code 0: it is good; 1: it is not; 2: it cannot be read.
     """
+    sort = "serve"
     try:
-        notes = load.validate(file)
+        if document.looks_like_vmcp(document.read(file).values):
+            sort, notes = vmcp_load.validate(file, os.environ, _check_composites)
+        else:
+            notes = load.validate(file)
     except document.Unreadable:
         raise
     except errors.ConfigError as error:
         _print_lines(error.problems)
         return EXIT_FAILURE
     _print_lines(f"{note}" for note in notes)
-    click.echo(f"{file}: OK (serve)")
+    click.echo(f"{file}: OK ({sort})")
     return 0
 
 

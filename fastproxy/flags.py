@@ -60,14 +60,18 @@ class SettingsCommand(click.Command):
         summary: str,
         help: str,
         epilog: str,
+        takes_command: bool = False,
     ) -> None:
         self.settings = settings
+        self.takes_command = takes_command
         self.act = act
         options: list[click.Parameter] = [_make_option(row) for row in settings.values() if row.has_flag]
         super().__init__(name, params=options, short_help=summary, help=help, epilog=epilog)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own, separator, command = _split_command(args)
+        if separator and not self.takes_command:
+            raise click.UsageError("expected no command after --", ctx)
         if separator and not command:
             raise click.UsageError("expected a command after --", ctx)
         ctx.meta[COMMAND_KEY] = tuple(command)
@@ -88,7 +92,7 @@ class SettingsCommand(click.Command):
         return self.act(given)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return ["[OPTIONS]", "[-- COMMAND ARG...]"]
+        return ["[OPTIONS]", "[-- COMMAND ARG...]"] if self.takes_command else ["[OPTIONS]"]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for subject in setting.SUBJECTS:

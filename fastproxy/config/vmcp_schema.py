@@ -21,6 +21,16 @@ PREFIX, PRIORITY, MANUAL = "prefix", "priority", "manual"
 DEFAULT_PREFIX_FORMAT = "{workload}_"
 MASK = "***"
 
+# Which settings of `serve` mean something in front of a group, too; the others speak of replicas of one server.
+FRONT = (
+    *("backend_ca", "config", "name", "listen", "admin", "store", "key_prefix", "session_ttl", "cache_sessions"),
+    *("max_sessions", "store_required", "redis_password", "redis_password_file", "redis_ca", "redis_cert", "redis_key"),
+    *("connect_timeout", "response_timeout", "header_timeout", "body_timeout", "idle_timeout", "replay_body"),
+    *("max_body", "max_header", "max_connections", "max_new_sessions_per_second", "allowed_host", "allowed_origin"),
+    *("trusted_proxy", "tls_cert", "tls_key", "access_log", "log_format", "log_level"),
+    *("drain_delay", "drain_timeout", "grace_period"),
+)
+
 
 class Header(msgspec.Struct, frozen=True):
     """A header of every request to a backend."""
@@ -143,9 +153,8 @@ class VmcpConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def effective(self) -> dict[str, object]:
         """All of it as files would hold it, secrets masked: what /config answers."""
-        hidden = {"backend", "command"}
-        front = {name: value for name, value in self.front.effective().items() if name not in hidden}
-        return {**front, "group": show(self.group)}
+        front = self.front.effective()
+        return {**{name: front[name] for name in FRONT}, "group": show(self.group)}
 
     def __repr__(self) -> str:
         return f"VmcpConfig({self.effective()!r})"

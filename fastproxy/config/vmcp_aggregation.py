@@ -1,0 +1,129 @@
+"""The `aggregation` section of a vMCP file: names, filters, overrides. Sans-io."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastproxy.config import units, vmcp_schema
+from fastproxy.config import vmcp_place as places
+from fastproxy.config.vmcp_place import Place, Row
+
+NAME_CHARACTERS_MAX = 64  # of a tool's new name: what clients take
+
+
+def read_aggregation(place: Place, raw: object) -> object:
+    """The section."""
+    return places.section(_AGGREGATION, _make_aggregation)(place, raw)
+
+
+def check_workloads(place: Place, aggregation: vmcp_schema.Aggregation, known: list[str]) -> None:
+    """Notes entries that speak of nobody."""
+    for index, rules in enumerate(aggregation.tools):
+        if rules.workload not in known:
+            place.key("tools").item(index).key("workload").doubt(f"no backend is named {rules.workload}")
+    for index, name in enumerate(aggregation.priority_order):
+        if name not in known:
+            at = place.key("conflictResolutionConfig").key("priorityOrder").item(index)
+            at.doubt(f"no backend is named {name}")
+
+
+def _make_aggregation(place: Place, values: dict[str, Any]) -> object:
+    strategy, tools = values["conflictResolution"], values["tools"]
+    settings = values["conflictResolutionConfig"]
+    at = place.key("conflictResolutionConfig")
+    if settings is not None:
+        prefix_format, order = settings["prefixFormat"], settings["priorityOrder"]
+        if strategy == vmcp_schema.PREFIX and prefix_format is None:
+            at.key("prefixFormat").refuse(f"expected it with prefix, as in {vmcp_schema.DEFAULT_PREFIX_FORMAT!r}")
+        if strategy == vmcp_schema.PRIORITY and not order:
+            at.key("priorityOrder").refuse("expected names of backends with priority, the first one wins")
+        places.refuse_twice(at.key("priorityOrder"), list(order), "backend")
+    else:
+        prefix_format, order = None, ()
+    if strategy == vmcp_schema.MANUAL and not tools:
+        place.key("tools").refuse("expected entries with manual: they say who is called what")
+    workloads = [rules.workload for rules in tools]
+    places.refuse_twice(place.key("tools"), workloads, "workload")
+    if values["defaultToolVisibility"] == "deny" and strategy == vmcp_schema.PRIORITY:
+        for name in order:
+            if name not in workloads:
+                place.key("tools").refuse(f"expected an entry for {name}: it has priority, and deny would hide it")
+    return vmcp_schema.Aggregation(
+        strategy=strategy,
+        prefix_format=vmcp_schema.DEFAULT_PREFIX_FORMAT if prefix_format is None else prefix_format,
+        priority_order=tuple(order),
+        tools=tools,
+        exclude_all_tools=values["excludeAllTools"],
+        default_visible=values["defaultToolVisibility"] != "deny",
+    )
+
+
+def _make_rules(place: Place, values: dict[str, Any]) -> object:
+    if values["workload"] is None:
+        return places.INVALID
+    return vmcp_schema.ToolRules(values["workload"], values["filter"], values["overrides"], values["excludeAll"])
+
+
+def _make_override(place: Place, values: dict[str, Any]) -> object:
+    annotations = {key: value for key, value in (values["annotations"] or {}).items() if value is not None}
+    if not (values["name"] or values["description"] or annotations):
+        return place.refuse("expected a name, a description or annotations")
+    return vmcp_schema.Override(values["name"], values["description"], annotations)
+
+
+def _keep(place: Place, values: dict[str, Any]) -> object:
+    return values
+
+
+_ANNOTATIONS: Mapping[str, Row] = {
+    "title": Row(places.text()),
+    **{hint: Row(places.flag) for hint in ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")},
+}
+_TOOL_NAME = places.value(
+    units.text(
+        "NAME",
+        pattern=r"[A-Za-z0-9_.-]+",
+        expected="a tool's name of letters, digits and . _ -",
+        characters_max=NAME_CHARACTERS_MAX,
+    )
+)
+_OVERRIDE: Mapping[str, Row] = {
+    "name": Row(_TOOL_NAME),
+    "description": Row(places.text("a description", characters_max=64 << 10)),
+    "annotations": Row(places.section(_ANNOTATIONS, _keep)),
+}
+_TOOLS: Mapping[str, Row] = {
+    "workload": Row(places.text("the name of a backend"), required="the name of a backend"),
+    "toolConfigRef": Row(places.unsupported("it lives in Kubernetes: write filter and overrides here")),
+    "filter": Row(places.items(places.text("the name of a tool")), default=()),
+    "overrides": Row(places.table(places.section(_OVERRIDE, _make_override)), default={}),
+    "excludeAll": Row(places.flag, default=False),
+}
+
+
+def _read_prefix(place: Place, raw: object) -> object:
+    """The literal part ends up in every name, so that it may hold what names may hold."""
+    if not isinstance(raw, str):
+        return place.refuse(f"expected text such as {vmcp_schema.DEFAULT_PREFIX_FORMAT}, got {units.quote(raw)}")
+    rest = raw.replace("{workload}", "")
+    if not all(character.isascii() and (character.isalnum() or character in "_.-") for character in rest):
+        known = "{workload}, letters, digits and . _ -"
+        return place.refuse(f"expected {known}, got {units.quote(raw)}")
+    if not raw:
+        return place.refuse(f"expected text such as {vmcp_schema.DEFAULT_PREFIX_FORMAT}, got nothing")
+    return raw
+
+
+_CONFLICT: Mapping[str, Row] = {
+    "prefixFormat": Row(_read_prefix),
+    "priorityOrder": Row(places.items(places.text("the name of a backend")), default=()),
+}
+_AGGREGATION: Mapping[str, Row] = {
+    "conflictResolution": Row(
+        places.value(units.choice(vmcp_schema.PREFIX, vmcp_schema.PRIORITY, vmcp_schema.MANUAL)),
+        default=vmcp_schema.PREFIX,
+    ),
+    "conflictResolutionConfig": Row(places.section(_CONFLICT, _keep), required="a section"),
+    "tools": Row(places.items(places.section(_TOOLS, _make_rules)), default=()),
+    "excludeAllTools": Row(places.flag, default=False),
+    "defaultToolVisibility": Row(places.choice("allow", "deny")),
+}
