@@ -1,0 +1,191 @@
+"""What is wrong with a resource: each problem with its place, what was expected and what came. Sans-io.
+
+A schema has refused what a schema can see; here is what it cannot, and what older API servers have no rules for. A
+resource with a problem is not rolled out: what runs for it goes on as it is, until an edit. Values that the proxies
+will read are read here by the proxies' own reader, so that no pod is ever started to find them wrong.
+"""
+
+import ipaddress
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from fastproxy.config import schema, store_url, units
+from fastproxy.operator import crd, overlay, parts, pod, remote_proxy, server, storage, surroundings, virtual_server
+
+NAME_MAX = 46  # `mcp-NAME-remote-proxy` is a Service, and a Service has 63 characters
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # what a Service's name may be: stricter than a resource's
+_PROXY_APPS = ("mcpserver", "virtualmcpserver", "mcpremoteproxy")
+ACCEPT_UNPROTECTED = "fastproxy.dev/accept-unprotected"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that keeps a resource from being rolled out. `reason` is the condition's word."""
+
+    path: str
+    message: str
+    reason: str = "InvalidSpec"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+def review(resource: crd.Resource) -> list[Problem]:
+    """Everything at once, in the order of the fields."""
+    spec = resource.spec
+    if not isinstance(spec, crd.Proxied):
+        return []
+    problems = [*_review_name(resource), *_review_durations(spec), *_review_storage(spec)]
+    if isinstance(spec, crd.MCPServerSpec):
+        problems += _review_server(spec)
+    elif isinstance(spec, crd.VirtualMCPServerSpec):
+        problems += _review_virtual(spec)
+    elif isinstance(spec, crd.MCPRemoteProxySpec):
+        problems += _review_remote(spec)
+    if resource.annotations.get(ACCEPT_UNPROTECTED) != "true":
+        problems += _review_guards(spec)
+    return problems
+
+
+def _review_name(resource: crd.Resource) -> Iterator[Problem]:
+    if len(resource.name) > NAME_MAX or not _NAME.fullmatch(resource.name):
+        yield Problem(
+            "metadata.name",
+            f"expected at most {NAME_MAX} of a-z, 0-9 and -, a letter first, since Services are named after it, "
+            f"got {units.quote(resource.name)}",
+        )
+    elif resource.name in _PROXY_APPS:
+        yield Problem("metadata.name", f"expected another name: proxies are selected by app={resource.name}")
+
+
+def _review_durations(spec: crd.Proxied) -> Iterator[Problem]:
+    drain = spec.drain or parts.Drain()
+    places = (
+        ("spec.sessionTTL", "session_ttl", spec.session_ttl),
+        ("spec.drain.delay", "drain_delay", drain.delay),
+        ("spec.drain.timeout", "drain_timeout", drain.timeout),
+    )
+    for path, setting, text in places:
+        if text is not None:
+            try:
+                schema.SETTINGS[setting].kind.read(text)
+            except units.WrongValue as wrong:
+                yield Problem(path, str(wrong))
+
+
+def _review_storage(spec: crd.Proxied) -> Iterator[Problem]:
+    given = spec.session_storage
+    if given is None or given.provider == "memory":
+        return
+    places = [place for place in (given.address, given.sentinel, given.cluster) if place is not None]
+    if len(places) != 1:
+        yield Problem(
+            "spec.sessionStorage", f"expected one of address, sentinel and cluster, got {len(places)} of them"
+        )
+        return
+    try:
+        store_url.read_store_url(storage.describe(given).url)
+    except units.WrongValue as wrong:
+        yield Problem("spec.sessionStorage", str(wrong))
+    if given.cluster and given.db:
+        yield Problem("spec.sessionStorage.db", f"expected none beside cluster, which has database 0, got {given.db}")
+
+
+def _review_template(path: str, template: Mapping[str, Any] | None, container: str) -> Iterator[Problem]:
+    fault = overlay.find_fault(template, container=container) if template is not None else None
+    if fault:
+        yield Problem(path, fault, "InvalidPodTemplateSpec")
+
+
+def _review_server(spec: crd.MCPServerSpec) -> Iterator[Problem]:
+    bad = list(_review_template("spec.podTemplateSpec", spec.pod_template_spec, server.CONTAINER))
+    yield from bad
+    stdio = server.is_stdio(spec)
+    container = server.CONTAINER if stdio else pod.CONTAINER
+    yield from _review_template("spec.proxyPodTemplateSpec", spec.proxy_pod_template_spec, container)
+    if _clashes_with_admin(spec):
+        yield Problem("spec.proxyPort", f"expected another port than {pod.ADMIN_PORT}, which is the admin address's")
+    if not bad and stdio and not server.find_command(spec):
+        yield Problem(
+            "spec.podTemplateSpec.spec.containers[mcp].command",
+            "expected the stdio server's command, here or as spec.args: the proxy starts it, and cannot see an image's "
+            "own entry point",
+            "StdioCommandMissing",
+        )
+    if spec.authz_config is not None and spec.authz_config_ref is not None:
+        yield Problem("spec.authzConfigRef", "expected authzConfig or authzConfigRef, not both")
+
+
+def _clashes_with_admin(spec: crd.MCPServerSpec | crd.MCPRemoteProxySpec) -> bool:
+    """Whether the proxies' port is that of their own admin address."""
+    return (spec.proxy_port or spec.port) == pod.ADMIN_PORT
+
+
+def _review_virtual(spec: crd.VirtualMCPServerSpec) -> Iterator[Problem]:
+    yield from _review_template("spec.podTemplateSpec", spec.pod_template_spec, virtual_server.CONTAINER)
+    yield from _review_template("spec.proxyPodTemplateSpec", spec.proxy_pod_template_spec, virtual_server.CONTAINER)
+    if not surroundings.find_group(spec):
+        yield Problem("spec.groupRef", "expected the name of the MCPGroup whose servers are joined")
+    for field in ("backends", "compositeTools"):
+        value = (spec.config or {}).get(field)
+        if value is not None and not isinstance(value, list):
+            yield Problem(f"spec.config.{field}", f"expected a list, got {units.quote(value)}")
+    aggregation = (spec.config or {}).get("aggregation")
+    if aggregation is not None and not isinstance(aggregation, dict):
+        yield Problem("spec.config.aggregation", f"expected an object, got {units.quote(aggregation)}")
+
+
+def _review_remote(spec: crd.MCPRemoteProxySpec) -> Iterator[Problem]:
+    yield from _review_template("spec.podTemplateSpec", remote_proxy.find_template(spec), pod.CONTAINER)
+    yield from _review_template("spec.proxyPodTemplateSpec", spec.proxy_pod_template_spec, pod.CONTAINER)
+    if _clashes_with_admin(spec):
+        yield Problem("spec.proxyPort", f"expected another port than {pod.ADMIN_PORT}, which is the admin address's")
+    backend, _ = surroundings.split_remote(spec.remote_url, spec.transport or "streamable-http")
+    try:
+        schema.SETTINGS["backend"].kind.read(backend)
+    except units.WrongValue as wrong:
+        yield Problem("spec.remoteUrl", str(wrong))
+        return
+    host = urllib.parse.urlsplit(spec.remote_url).hostname or ""
+    if not spec.allow_private_endpoint and _is_private(host):
+        yield Problem(
+            "spec.remoteUrl",
+            f"expected a public address, got {units.quote(host)} (allowPrivateEndpoint: true allows it)",
+            "PrivateEndpointNotAllowed",
+        )
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".internal", ".svc"))
+
+
+def _review_guards(spec: crd.Proxied) -> Iterator[Problem]:
+    guards = [path for path, guards in list_inert(spec) if guards]
+    if isinstance(spec, crd.VirtualMCPServerSpec):
+        kind = (spec.incoming_auth or {}).get("type", "anonymous")
+        guards += ["spec.incomingAuth"] if kind != "anonymous" or (spec.incoming_auth or {}).get("authzConfig") else []
+    for path in guards:
+        yield Problem(
+            path,
+            "expected none: fastproxy does not enforce it, and an open server in its place would be worse than none "
+            f'(authenticate in front of the Service and set the annotation {ACCEPT_UNPROTECTED}: "true")',
+            "ProtectionNotSupported",
+        )
+
+
+def list_inert(spec: parts.Part) -> Iterator[tuple[str, bool]]:
+    """The fields that are set and not acted on, and whether each was to protect the server."""
+    for field in msgspec.inspect.type_info(type(spec)).fields:  # type: ignore[attr-defined] # a struct's has them
+        extra = getattr(field.type, "extra", None) or {}
+        if extra.get(parts.INERT) and getattr(spec, field.name) is not None:
+            yield f"spec.{field.encode_name}", bool(extra.get(parts.GUARD))
+    if isinstance(spec, crd.VirtualMCPServerSpec):
+        config = spec.outgoing_auth or {}
+        if set(config) - {"source"}:
+            yield "spec.outgoingAuth", False
