@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 a failure while running; 2 wrong usage or configuration, one line per problem on standard error;
 130 interrupted. Every line of ours there begins with the program's name, and no traceback is ever an answer to input.
-Commands: serve and validate here, those that ask a running proxy in admin_commands.py.
+Commands: serve and validate here, those that ask a running proxy in admin_commands.py, those around Kubernetes in
+operator_commands.py.
 """
 
 import difflib
@@ -17,7 +18,7 @@ from typing import NoReturn
 import click
 
 import fastproxy
-from fastproxy import admin_commands, errors, flags
+from fastproxy import admin_commands, errors, flags, operator_commands
 from fastproxy.config import document, load, schema, vmcp_flags, vmcp_load, watch
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -147,6 +148,8 @@ Examples:
     )
 )
 for _command in (admin_commands.sessions, admin_commands.backends, admin_commands.drain):
+    program.add_command(_command)
+for _command in (operator_commands.crds, operator_commands.render):
     program.add_command(_command)
 
 
