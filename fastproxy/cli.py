@@ -44,8 +44,6 @@ def program() -> None:
 def _serve(given: dict[str, object]) -> int:
     watched = watch.Watch(given, os.environ)
     loaded = watched.load()
-    if loaded.config.command:
-        raise errors.ConfigError(["-- COMMAND: stdio servers are not supported yet (give --backend)"])
     _complain(f"warning: {warning}" for warning in loaded.warnings)
     return _run(loaded.config, watched)
 

@@ -78,6 +78,11 @@ def looks_like_vmcp(document: dict[str, object]) -> bool:
     return not _VMCP_KEYS.isdisjoint(document)
 
 
+def is_of_a_client(document: dict[str, object]) -> bool:
+    """Whether this is a client's mcp.json, and nothing of ours."""
+    return "mcpServers" in document and _VMCP_KEYS.isdisjoint(document.keys() - {"mcpServers"})
+
+
 def _choose_parser(text: str, suffix: str) -> Callable[[str, list[str]], object]:
     if suffix in _PARSERS:
         return _PARSERS[suffix]

@@ -5,12 +5,14 @@
 No problem ever holds a secret. Nothing here lists settings; schema.py does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from fastproxy import errors
-from fastproxy.config import check, document, schema, sources
+from fastproxy.config import check, document, schema, sources, stdio
+
+OfAClient = Callable[[Mapping[str, object], list[str]], dict[str, object]]
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -25,7 +27,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
 
     The file is the one that a flag or the environment names. errors.ConfigError holds every problem.
     """
-    gathered = _gather(flags, environ, find_file(flags, environ))
+    name = str(flags.get("name") or environ.get(schema.SETTINGS["name"].variable) or "")
+    gathered = _gather(
+        flags, environ, find_file(flags, environ), lambda values, problems: stdio.take_entry(values, name, problems)
+    )
     gathered.add(check.find_gaps(gathered.settings))
     if gathered.problems:
         raise errors.ConfigError(gathered.problems)
@@ -53,10 +58,17 @@ def validate(file: str) -> tuple[str, ...]:
     return (*left, *gathered.find_doubts())
 
 
-def _gather(flags: Mapping[str, object], environ: Mapping[str, str], file: str) -> sources.Gathered:
+def _refuse(values: Mapping[str, object], problems: list[str]) -> dict[str, object]:
+    """Of a file by itself nobody knows which of its servers is meant."""
+    raise document.Malformed(["expected settings of serve, got the configuration of a virtual MCP server"])
+
+
+def _gather(
+    flags: Mapping[str, object], environ: Mapping[str, str], file: str, of_a_client: OfAClient = _refuse
+) -> sources.Gathered:
     problems: list[str] = []
     try:
-        values = _read_file(file, problems) if file else {}
+        values = _read_file(file, problems, of_a_client) if file else {}
     except errors.ConfigError as failure:
         # Other sources are still worth a look, but what they leave open may well stand in the broken file.
         sources.read_all(schema.SETTINGS, sources.choose(schema.SETTINGS, flags, environ, {}, file=""), problems)
@@ -69,14 +81,22 @@ def _gather(flags: Mapping[str, object], environ: Mapping[str, str], file: str) 
     return gathered
 
 
-def _read_file(file: str, problems: list[str]) -> dict[str, object]:
+def _read_file(file: str, problems: list[str], of_a_client: OfAClient) -> dict[str, object]:
     """The settings of the file under known names; what else is in it goes to the problems."""
     found = document.read(file)
-    if document.looks_like_vmcp(found.values):
+    own = list(found.problems)
+    if document.is_of_a_client(found.values):
+        try:
+            said = of_a_client(found.values, own)
+        except document.Malformed as error:
+            raise document.Malformed([f"{file}: {problem}" for problem in error.problems]) from error
+    elif document.looks_like_vmcp(found.values):
         raise document.Malformed([f"{file}: expected settings of serve, got the configuration of a virtual MCP server"])
-    problems += [f"{file}: {problem}" for problem in found.problems]
-    values = dict(found.values)
-    for name in found.values:
+    else:
+        said = found.values
+    problems += [f"{file}: {problem}" for problem in own]
+    values = stdio.join_command(dict(said))
+    for name in list(values):
         if name == "config":
             problems.append(f"{file}: config: expected no other file inside of a file")
         elif name not in schema.SETTINGS:

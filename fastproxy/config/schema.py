@@ -9,9 +9,7 @@ seconds, bytes, structs. Sans-io.
 from collections.abc import Mapping
 from typing import Annotated
 
-import msgspec
-
-from fastproxy.config import address, setting, store_url, units
+from fastproxy.config import address, setting, stdio, store_url, units
 from fastproxy.config import backend as backends  # `backend` is a field below, and would hide it
 from fastproxy.config.setting import describe
 
@@ -25,7 +23,7 @@ _NAME = units.text(
 )
 
 
-class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ServeConfig(stdio.StdioConfig, frozen=True, kw_only=True):
     """What the owner wants of `fastproxy serve`, checked. Its repr is `effective()`: no secret can slip out of it."""
 
     backend: Annotated[
@@ -35,18 +33,6 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             backends.BACKEND,
             "a replica by its URL (a path is put in front of the request's), or replicas by DNS or by ordinal: the "
             "forms are above",
-            repeatable=True,
-        ),
-    ] = ()
-    command: Annotated[
-        tuple[str, ...],
-        describe(
-            "Backends",
-            units.text("COMMAND", expected="a word of a command", characters_max=32768),
-            "instead of backends: start this stdio MCP server and bridge it; on the command line it stands after --",
-            restart=True,
-            flag=False,
-            variable=False,
             repeatable=True,
         ),
     ] = ()

@@ -12,7 +12,16 @@ import msgspec
 from fastproxy.config import units
 
 VARIABLE_PREFIX = "FASTPROXY_"
-SUBJECTS = ("Backends", "Listening", "Sessions", "Timeouts and limits", "Security", "Logging", "Lifecycle")
+SUBJECTS = (
+    "Backends",
+    "Stdio servers",
+    "Listening",
+    "Sessions",
+    "Timeouts and limits",
+    "Security",
+    "Logging",
+    "Lifecycle",
+)
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

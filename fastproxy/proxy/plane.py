@@ -50,16 +50,9 @@ class Plane:
     """Everything that answers requests. `lifecycle`: starting, serving, draining."""
 
     def __init__(
-        self,
-        config: schema.ServeConfig,
-        observe: store.Observer,
-        sessions: store.SessionStore | None = None,
-        *,
-        bridged: tuple[backend.StaticBackend, ...] = (),
+        self, config: schema.ServeConfig, observe: store.Observer, sessions: store.SessionStore | None = None
     ) -> None:
-        """`bridged`: the replica instead of those of the configuration, when a stdio server is bridged."""
         self.config = config
-        self.bridged = bridged
         self.lifecycle = "starting"
         self.store_answered = False
         self.drain: Callable[[], None] = lambda: None  # the server's
@@ -174,7 +167,7 @@ class Plane:
         )
         self.dialer = dialer.Dialer(self.reactor, self.names)
         self.discovery = discovery.Discovery(
-            config.backend or self.bridged,
+            config.backend,
             lambda item: self._resolver.find_replicas(item),
             replicas=self.backends,
             hosts=self.names,

@@ -19,6 +19,7 @@ from fastproxy import errors, telemetry
 from fastproxy._ext import core
 from fastproxy.config import address, schema, watch
 from fastproxy.proxy import access, admin, admission, guard, plane, reload, settings
+from fastproxy.proxy.bridge import server as bridge
 from fastproxy.session import store
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,10 @@ class Server:
         """`sessions`: where they are kept, when not where the configuration says."""
         self.config = config
         self.metrics = telemetry.Telemetry(config.name)
+        self.bridge = bridge.Bridge(config, bridge.listen(config)) if config.command else None
         self.plane = plane.Plane(config, self.metrics.observe_store, sessions)
+        if self.bridge is not None:
+            self.plane.discovery.configure((self.bridge.backend,))
         self.plane.reactor.handler = self
         self.metrics.attach(self.plane)
         self.admin = admin.Admin(self.plane, self.metrics)
@@ -72,12 +76,20 @@ class Server:
         try:
             return await self.done
         finally:
-            await self.plane.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self.plane.close()
+        if self.bridge is not None:
+            await self.bridge.close()
 
     async def open(self, data: socket.socket, *, accepts_max: int | None = None) -> None:
         """Serve on a listening socket. `accepts_max`: connections taken in one go, where other processes accept there,
         too. StartError, StoreRefused: it can't be."""
         tls = make_tls(self.config)
+        if self.bridge is not None:
+            self.bridge.open()
         await self.plane.open()
         listener = self.plane.reactor.listen(data.detach(), "data", tls_context=tls)
         if accepts_max is not None:

@@ -47,4 +47,5 @@ def apply(target: plane.Plane, config: schema.ServeConfig) -> None:
     target.prober.rules = probing.rules_of(config)
     target.trust_backends(trust)
     target.backends.set_policy(config.policy)
-    target.discovery.configure(config.backend)
+    if config.backend:  # else a stdio server is bridged, whose port stays
+        target.discovery.configure(config.backend)

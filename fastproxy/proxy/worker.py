@@ -172,7 +172,7 @@ class Worker:
             with contextlib.suppress(asyncio.CancelledError):
                 await reports
             self._channel.tell(report(serving))
-            await serving.plane.close()
+            await serving.close()
             self._channel.close()
 
     def _hear(self, notice: Begin | Drain | Finish | Reload | shared.Changed | shared.Gap) -> None:

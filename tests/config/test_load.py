@@ -122,7 +122,7 @@ def test_a_broken_file_does_not_hide_what_is_wrong_elsewhere_nor_invent_more(tmp
 
 
 def test_a_virtual_servers_file_is_refused_by_name(tmp_path: pathlib.Path) -> None:
-    (problem,) = find_problems({"config": write(tmp_path, '{"mcpServers": {}}', "mcp.json")})
+    (problem,) = find_problems({"config": write(tmp_path, '{"groupRef": "all"}', "vmcp.json")})
     assert "configuration of a virtual MCP server" in problem
 
 

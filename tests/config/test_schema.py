@@ -9,6 +9,11 @@ from fastproxy.config import address, load, schema, setting
 # interface: one row per flag, with its default as /config shows it.
 FLAGS = {
     "backend": [],
+    "stdio_mode": "per-session",
+    "stdio_max_processes": None,
+    "stdio_spares": 0,
+    "stdio_max_line": "16MiB",
+    "stdio_address": None,
     "name": "default",
     "listen": "127.0.0.1:8080",
     "admin": "127.0.0.1:9901",

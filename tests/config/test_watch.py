@@ -146,4 +146,4 @@ def test_replicas_are_not_dropped_for_a_command_that_needs_a_restart() -> None:
     wanted = msgspec.structs.replace(settings(), backend=(), command=("server",))
     change = watch.merge(settings(), wanted)
     assert change.config == settings()
-    assert change.restart_needed == ("backend", "command")
+    assert change.restart_needed == ("command", "backend")

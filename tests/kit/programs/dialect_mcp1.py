@@ -7,7 +7,18 @@ import pydantic
 from mcp.server.fastmcp import Context, FastMCP
 from mcp.types import SamplingMessage, TextContent
 
-__all__ = ["Context", "build", "close_stream", "elicit", "log", "notify", "sample", "session_object", "tool"]
+__all__ = [
+    "Context",
+    "build",
+    "build_stdio",
+    "close_stream",
+    "elicit",
+    "log",
+    "notify",
+    "sample",
+    "session_object",
+    "tool",
+]
 
 
 class Name(pydantic.BaseModel):
@@ -28,6 +39,10 @@ def build(asked: typing.Any, add: typing.Callable[[typing.Any], None]) -> typing
     )
     add(server)
     return server.sse_app() if asked.wire == "sse" else server.streamable_http_app()
+
+
+def build_stdio() -> typing.Any:
+    return FastMCP("kit")
 
 
 def tool(server: typing.Any) -> typing.Any:

@@ -8,7 +8,18 @@ from mcp import MCPError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import SamplingMessage, TextContent
 
-__all__ = ["Context", "build", "close_stream", "elicit", "log", "notify", "sample", "session_object", "tool"]
+__all__ = [
+    "Context",
+    "build",
+    "build_stdio",
+    "close_stream",
+    "elicit",
+    "log",
+    "notify",
+    "sample",
+    "session_object",
+    "tool",
+]
 
 
 class Name(pydantic.BaseModel):
@@ -29,6 +40,10 @@ def build(asked: typing.Any, add: typing.Callable[[typing.Any], None]) -> typing
         event_store=event_store.EventLog() if asked.event_store else None,
         retry_interval=asked.retry_milliseconds if asked.event_store else None,
     )
+
+
+def build_stdio() -> typing.Any:
+    return MCPServer("kit")
 
 
 def tool(server: typing.Any) -> typing.Any:
