@@ -39,9 +39,9 @@ lint: $(VENV)/.test $(VENV)/.extension  ## ruff, mypy --strict, the floors
 bench: $(VENV)/.test $(VENV)/.extension  ## side by side with the rivals; ARGS="--quick"
 	@$(PYTHON) -m bench $(ARGS)
 
-chaos: $(VENV)/.test $(VENV)/.extension  ## everything dies once, under load: who noticed; ARGS="kill" for some faults
+chaos: $(VENV)/.test $(VENV)/.extension  ## everything dies, hangs and is cut off once, under load: who noticed; ARGS="kill" for some faults
 	@$(PYTHON) -m tests.kit.provision mcp2
-	@$(PYTHON) -m tests.chaos $(ARGS)
+	@$(PYTHON) -m tests.chaos $(or $(ARGS),--publish)
 
 build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from the sdist)
 	@sh .ci/preflight compiler $(PYTHON)

@@ -46,26 +46,28 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """One client's session. `calls`: every request; `anew_at`: its counter began again; `lost_at`: it was told 404."""
+    """One client's session. `doors`: how to each proxy now; `calls`: every request; `anew_at`: its counter began again;
+    `lost_at`: it was told 404."""
 
-    def __init__(self, ports: list[int], lots: random.Random) -> None:
+    def __init__(self, doors: list[tuple[str, int]], lots: random.Random) -> None:
         self.number = next(_numbers)
         self.calls: list[Call] = []
         self.anew_at: list[float] = []
         self.wrong: list[str] = []
         self.lost_at: float | None = None
         self.id = ""
-        self._ports = ports
+        self.leaves = False
+        self._doors = doors
         self._lots = lots
         self._count = 0
         self._uncertain = 0  # counter calls that may have run
         self._steps = itertools.count(1)
 
     async def run(self, end: asyncio.Event) -> None:
-        """Open it, then call until the end."""
-        while not self.id and not end.is_set():
+        """Open it, then call until the end, be it its own or that of all."""
+        while not self.id and not self._ends(end):
             await self._open()
-        while not end.is_set() and self.lost_at is None:
+        while not self._ends(end) and self.lost_at is None:
             step = next(self._steps)
             if step % 2:
                 await self._execute(f"{self.number}-{step}")
@@ -73,9 +75,12 @@ class Session:
                 await self._look_at_counter()
             await asyncio.sleep(self._lots.uniform(*PAUSE_SECONDS))
 
+    def _ends(self, end: asyncio.Event) -> bool:
+        return self.leaves or end.is_set()
+
     async def meet_everybody(self) -> None:
         """One call through each proxy, so that each knows the session."""
-        for proxy in range(len(self._ports)):
+        for proxy in range(len(self._doors)):
             await self._call("counter", first=proxy)
             self._count += 1
 
@@ -84,6 +89,13 @@ class Session:
         await self._open()
         if not self.id:
             raise Failed(f"no session: {self.calls[-1].error}")
+
+    async def close(self) -> None:
+        """End it, if it was not lost."""
+        if self.lost_at is None and self.id:
+            answer = await self._ask(b"", method="DELETE")
+            if answer is None or not 200 <= answer.status < 300:
+                raise Failed(f"session {self.number} could not be ended: {self.calls[-1].error}")
 
     async def _open(self) -> None:
         answer = await self._ask(fleets.message("initialize", 0, **fleets.INITIALIZE))
@@ -106,7 +118,7 @@ class Session:
             self._uncertain += 1
             return
         count = int(said)
-        if count == 1 and self._count:
+        if count <= min(self._count, 1 + self._uncertain):
             self.anew_at.append(time.monotonic())
         elif not self._count + 1 <= count <= self._count + 1 + self._uncertain:
             self.wrong.append(f"counter said {count} after {self._count}")
@@ -118,15 +130,17 @@ class Session:
             return None
         return typing.cast(str, fleets.result_of(answer)["content"][0]["text"])
 
-    async def _ask(self, body: bytes, *, first: int | None = None) -> actors_message.Message | None:
-        order = self._lots.sample(range(len(self._ports)), len(self._ports))
+    async def _ask(
+        self, body: bytes, *, first: int | None = None, method: str = "POST"
+    ) -> actors_message.Message | None:
+        order = self._lots.sample(range(len(self._doors)), len(self._doors))
         if first is not None:
             order = [first]
         for proxy in order:
             began_at, error = time.monotonic(), None
             try:
                 async with asyncio.timeout(CALL_SECONDS_MAX):
-                    answer = await self._post(self._ports[proxy], body)
+                    answer = await self._exchange(*self._doors[proxy], method, body)
                 self._judge(answer)
                 return answer
             except ConnectionRefusedError:
@@ -148,14 +162,14 @@ class Session:
         if answer.body.startswith(b"{") and "error" in (said := json.loads(answer.body)):
             raise Failed(f"{said['error'].get('data', said['error'])}")
 
-    async def _post(self, port: int, body: bytes) -> actors_message.Message:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def _exchange(self, host: str, port: int, method: str, body: bytes) -> actors_message.Message:
+        reader, writer = await asyncio.open_connection(host, port)
         try:
             fields = {**fleets.ACCEPT, "Connection": "close"}
             if self.id:
                 fields |= {"Mcp-Session-Id": self.id, "MCP-Protocol-Version": fleets.PROTOCOL}
-            writer.write(actors_message.format_request("POST", "/mcp", f"127.0.0.1:{port}", fields, body))
-            answer = actors_message.take(await reader.read(-1), answers="POST", at_end=True)
+            writer.write(actors_message.format_request(method, "/mcp", f"{host}:{port}", fields, body))
+            answer = actors_message.take(await reader.read(-1), answers=method, at_end=True)
             if answer is None:
                 raise Failed("the connection ended before a whole answer")
             return answer

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import redis
+import redis.backoff
+import redis.retry
 
 from tests.kit import actors, redis_server
 
@@ -96,9 +98,7 @@ class SentinelEnsemble(Ensemble):
     def __init__(self, *, replicas: int = 2, sentinels: int = 3, family: str = "valkey") -> None:
         master = redis_server.RedisServer(family=family, options=REPLICATION)
         follow = ("--replicaof", f"{HOST} {master.port}", *REPLICATION)
-        super().__init__(
-            [master, *(redis_server.RedisServer(family=family, options=follow) for _ in range(replicas))]
-        )
+        super().__init__([master, *(redis_server.RedisServer(family=family, options=follow) for _ in range(replicas))])
         self.sentinels = [
             Sentinel(self.SERVICE, master.port, quorum=sentinels // 2 + 1, family=family) for _ in range(sentinels)
         ]
@@ -217,7 +217,7 @@ def ask(server: redis_server.RedisServer, command: str, part: int | None, *words
             protocol=2,
             socket_timeout=ASK_SECONDS_MAX,
             socket_connect_timeout=ASK_SECONDS_MAX,
-            retry=None,
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
         ) as client,
     ):
         answer = client.execute_command(command, *words)

@@ -1,0 +1,97 @@
+"""The fleet on a stage: sessions that are there all the time, some that come with each fault and leave after it."""
+
+import asyncio
+import pathlib
+import random
+import time
+
+from tests import kit
+from tests.chaos import clients, faults, report, stages
+
+SESSIONS = 18
+NEWCOMERS = 4  # per fault; on two proxies by lot, so that most faults meet one on each
+BEFORE_SECONDS, AFTER_SECONDS = 1.0, 3.0
+NEWCOMERS_SECONDS = 0.3  # after the harm was done
+
+
+class Fleet:
+    """See the module. `call_log`: what the replicas write before they run a call."""
+
+    def __init__(self, stage: stages.Stage, call_log: pathlib.Path, seed: int) -> None:
+        self._stage = stage
+        self._call_log = call_log
+        self._lots = random.Random(seed)
+        self._sessions: dict[int, clients.Session] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._end = asyncio.Event()
+
+    async def begin(self) -> None:
+        for _ in range(SESSIONS):
+            session = self._new()
+            await session.open()
+            await session.meet_everybody()
+            self._start(session)
+
+    async def end(self) -> None:
+        self._end.set()
+        await asyncio.gather(*self._tasks.values())
+
+    def _new(self) -> clients.Session:
+        session = clients.Session(self._stage.doors, random.Random(self._lots.random()))
+        self._sessions[session.number] = session
+        return session
+
+    def _start(self, session: clients.Session) -> None:
+        self._tasks[session.number] = asyncio.create_task(session.run(self._end))
+
+    async def _dismiss(self, numbers: set[int]) -> None:
+        """They have seen what they came for; and who was lost has no use."""
+        for number in numbers:
+            self._sessions[number].leaves = True
+        await asyncio.gather(*(self._tasks.pop(number) for number in numbers))
+        for number in numbers:
+            await self._sessions.pop(number).close()
+
+    async def suffer(self, store: str, fault: faults.Fault) -> report.Outcome:
+        """One fault, from shortly before it to when all is well again."""
+        at_home = await self._at_home(fault.replica)
+        old_calls = {number: len(session.calls) for number, session in self._sessions.items()}
+        old_ran = len(kit.logged_calls(self._call_log))
+        await asyncio.sleep(BEFORE_SECONDS)
+        self._stage.struck.clear()
+        acting = asyncio.create_task(fault.act(self._stage))
+        newcomers = await self._receive_newcomers()
+        span = await acting
+        await asyncio.sleep(AFTER_SECONDS)
+        now = time.monotonic()
+        calls = [c for n, session in self._sessions.items() for c in session.calls[old_calls.get(n, 0) :]]
+        involved = report.involve(fault, span, calls, at_home=at_home, newcomers=newcomers)
+        if faults.HOME in fault.concerns:
+            involved |= await self._at_home(fault.replica) & newcomers
+        outcome = report.judge(
+            fault,
+            span,
+            [call for call in calls if call.ended_at <= now],
+            store=store,
+            involved=involved,
+            newcomers=newcomers,
+            sessions=self._sessions,
+            ran=kit.logged_calls(self._call_log)[old_ran:],
+        )
+        lost = {number for number, session in self._sessions.items() if session.lost_at is not None}
+        await self._dismiss(newcomers | lost)
+        return outcome
+
+    async def _receive_newcomers(self) -> set[int]:
+        await self._stage.struck.wait()
+        await asyncio.sleep(NEWCOMERS_SECONDS)
+        newcomers = [self._new() for _ in range(NEWCOMERS)]
+        for session in newcomers:
+            self._start(session)
+        return {session.number for session in newcomers}
+
+    async def _at_home(self, replica: int) -> set[int]:
+        """The sessions on one replica, by the word of a proxy."""
+        records = await asyncio.to_thread(self._stage.proxies[0].sessions)
+        ids = {record["session_id"] for record in records if record["backend_pod"] == stages.pod(replica)}
+        return {number for number, session in self._sessions.items() if session.id in ids}
