@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import vmcp_schema
@@ -40,8 +42,16 @@ LEAVE_SECONDS_MAX = 1.0  # for our sessions at all backends to be ended
 OnChange = Callable[["Backend"], None]
 
 
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+class _Tool(msgspec.Struct):
+    inputSchema: msgspec.Raw
+
+
 class Backend:
-    """One of them. `peer` is None for a transport that this process can't speak."""
+    """One of them."""
 
     def __init__(
         self, config: vmcp_schema.BackendConfig, *, endpoint: core.Endpoint | None, rules: breaker.Rules
@@ -57,6 +67,8 @@ class Backend:
         self.offers: offers.Offers | None = None
         self.health = health.Health()
         self.breaker = breaker.Breaker(rules)
+        self._reading: asyncio.Future[None] | None = None
+        self._schemas: dict[str, msgspec.Raw] | None = None  # of tools that want arguments in headers
         self.peer: peer.Peer
         self.discovery: discovery.Discovery
 
@@ -112,6 +124,33 @@ class Backend:
     def refresh(self) -> None:
         """Somebody has heard that its lists have changed."""
         self.discovery.refresh()
+
+    async def reread(self, *, seconds_max: float) -> None:
+        """Wait for its lists to be read anew, but no longer than that."""
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_future()
+        self.discovery.refresh()
+        await asyncio.wait({self._reading}, timeout=seconds_max)
+
+    def was_read(self) -> None:
+        """Its lists have been read: whoever waits may go on."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.set_result(None)
+        self._reading = None
+        self._schemas = None
+
+    def input_schema(self, params: bytes) -> bytes:
+        """Of the tool that these params of a tools/call name; empty when it is not known."""
+        if self._schemas is None:
+            tools = () if self.offers is None else self.offers.tools
+            self._schemas = {tool.name: tool.raw for tool in tools if b"x-mcp-header" in bytes(tool.raw)}
+        if not self._schemas:
+            return b"{}"
+        try:
+            name = msgspec.json.decode(params, type=_Named).name
+            return bytes(msgspec.json.decode(self._schemas[name], type=_Tool).inputSchema)
+        except (msgspec.DecodeError, KeyError):
+            return b"{}"
 
 
 class Backends:
@@ -230,6 +269,7 @@ class Backends:
 
     def _found(self, backend: Backend, offered: offers.Offers) -> None:
         before, backend.offers = backend.offers, offered
+        backend.was_read()
         if before != offered:
             self._tell(backend)
 
