@@ -12,6 +12,7 @@ import msgspec
 from fastproxy.vmcp import bridge
 
 ELICIT, SAMPLE, ROOTS = "elicitation/create", "sampling/createMessage", "roots/list"
+URLS_REQUIRED = -32042
 METHODS = frozenset({ELICIT, SAMPLE, ROOTS})
 INQUIRIES_MAX = 100  # in one answer; a person or a model is behind each
 STATE_BYTES_MAX = 1 << 20
@@ -75,8 +76,8 @@ def read_input_required(result: bytes) -> InputRequired:
     )
 
 
-def write_input_required(asked: list[Inquiry], state: str, server_info: bytes) -> bytes:
-    """The result that asks a modern client."""
+def write_input_required(asked: list[Inquiry], state: str | None, server_info: bytes) -> bytes:
+    """The result that asks a modern client. Without a state nothing waits: the call is simply made again."""
     entries = {
         each.key: {"method": each.method, "params": msgspec.Raw(to_modern(each).params or b"{}")} for each in asked
     }
@@ -84,7 +85,7 @@ def write_input_required(asked: list[Inquiry], state: str, server_info: bytes) -
         {
             "resultType": bridge.RESULT_INPUT_REQUIRED,
             "inputRequests": entries,
-            "requestState": state,
+            **({} if state is None else {"requestState": state}),
             "_meta": {bridge.META + "serverInfo": msgspec.Raw(server_info)},
         }
     )
