@@ -31,12 +31,14 @@ from fastproxy.vmcp import (
     offers,
     outgoing,
     peer,
+    programs,
     streamable,
     survey,
 )
 
 logger = logging.getLogger(__name__)
 
+IDLE_SECONDS = 1800.0
 LEAVE_SECONDS_MAX = 1.0  # for our sessions at all backends to be ended
 
 OnChange = Callable[["Backend"], None]
@@ -54,14 +56,20 @@ class Backend:
     """One of them."""
 
     def __init__(
-        self, config: vmcp_schema.BackendConfig, *, endpoint: core.Endpoint | None, rules: breaker.Rules
+        self,
+        config: vmcp_schema.BackendConfig,
+        *,
+        endpoint: core.Endpoint | None,
+        target: bytes,
+        rules: breaker.Rules,
     ) -> None:
+        """`endpoint` None: a program that can't be started. `target`: what a request line asks it for."""
         self.config = config
         self.id = config.id
         self.transport = config.transport
         self.timeout_seconds = config.timeout_seconds
         self.endpoint = endpoint
-        self.target = b"" if config.url is None else config.url.target.encode("ascii")
+        self.target = target
         self.headers = tuple(outgoing.own(config.headers))
         self.era = era.UNKNOWN
         self.offers: offers.Offers | None = None
@@ -164,15 +172,18 @@ class Backends:
         reactor: core.Reactor,
         dial: dialer.Dialer,
         trusted: str | None = None,
+        idle_seconds: float = IDLE_SECONDS,
         start_task: Callable[..., asyncio.Task[Any]],
     ) -> None:
-        """`trusted`: PEM file with authorities for https backends that name none of their own (None: the system's)."""
+        """`trusted`: PEM file with authorities for https backends that name none of their own (None: the system's).
+        `idle_seconds`: of a client's session, after which a program that was started for it is ended."""
         self.on_change: list[OnChange] = []
         self._group = group
         self._reactor = reactor
         self._dialer = dial
         self._trusted = trusted
         self._start_task = start_task
+        self._programs = programs.Programs(idle_seconds=idle_seconds)
         self._contexts: dict[str | None, ssl.SSLContext] = {}
         self._running: list[asyncio.Task[Any]] = []
         configs = sorted(group.backends, key=lambda config: config.id)
@@ -205,6 +216,7 @@ class Backends:
         await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(*(backend.discovery.leave(seconds_max=LEAVE_SECONDS_MAX) for backend in self))
         await asyncio.gather(*(backend.peer.close() for backend in self))
+        await self._programs.close()
 
     # ---- one backend
 
@@ -212,9 +224,14 @@ class Backends:
         settings = self._group.operational
         found = settings.breaker
         rules = breaker.Rules(found.enabled, found.failure_threshold, found.timeout_seconds)
-        endpoint = None if config.url is None else self._add_endpoint(config, config.url)
-        backend = Backend(config, endpoint=endpoint, rules=rules)
-        backend.peer = self._make_peer(backend)
+        try:
+            place = self._place(config)
+            endpoint = self._add_endpoint(config, place)
+            backend = Backend(config, endpoint=endpoint, target=place.target.encode("ascii"), rules=rules)
+            backend.peer = self._make_peer(backend, endpoint)
+        except programs.NoProgram as error:
+            backend = Backend(config, endpoint=None, target=b"", rules=rules)
+            backend.peer = programs.AbsentPeer(config.id, str(error))
         backend.discovery = discovery.Discovery(
             config.id,
             backend.peer,
@@ -232,12 +249,16 @@ class Backends:
         )
         return backend
 
-    def _add_endpoint(self, config: vmcp_schema.BackendConfig, url: vmcp_schema.BackendUrl) -> core.Endpoint:
-        context = self._trust(config.ca or self._trusted) if url.scheme == "https" else None
-        authority = url.origin.partition("://")[2].encode("ascii")
-        endpoint = self._reactor.add_endpoint(url.origin, config.id, authority, b"", url.host, url.port, context)
-        endpoint.note = config.id
-        return endpoint
+    def _place(self, config: vmcp_schema.BackendConfig) -> programs.Place:
+        url = config.url
+        if url is not None:
+            return programs.Place(url.origin, url.host, url.port, url.target)
+        return self._programs.open(config)
+
+    def _add_endpoint(self, config: vmcp_schema.BackendConfig, place: programs.Place) -> core.Endpoint:
+        context = self._trust(config.ca or self._trusted) if place.origin.startswith("https:") else None
+        authority = place.origin.partition("://")[2].encode("ascii")
+        return self._reactor.add_endpoint(place.origin, config.id, authority, b"", place.host, place.port, context)
 
     def _trust(self, ca: str | None) -> ssl.SSLContext:
         """The system's authorities, and those of the file."""
@@ -252,13 +273,11 @@ class Backends:
             self._contexts[ca] = context
         return self._contexts[ca]
 
-    def _make_peer(self, backend: Backend) -> peer.Peer:
-        if backend.endpoint is not None:
-            target = backend.target.decode("ascii")
-            line = connections.Line(backend.endpoint, target, reactor=self._reactor, dial=self._dialer)
-            kind = event_stream.EventStreamPeer if backend.transport == vmcp_schema.SSE else streamable.StreamablePeer
-            return kind(backend.id, line, fields=[*backend.headers], start_task=self._start_task)
-        raise errors.StartError(f"backend {backend.id}: transport {backend.transport} is not supported yet")
+    def _make_peer(self, backend: Backend, endpoint: core.Endpoint) -> peer.Peer:
+        target = backend.target.decode("ascii")
+        line = connections.Line(endpoint, target, reactor=self._reactor, dial=self._dialer)
+        kind = event_stream.EventStreamPeer if backend.transport == vmcp_schema.SSE else streamable.StreamablePeer
+        return kind(backend.id, line, fields=[*backend.headers], start_task=self._start_task)
 
     # ---- what discovery tells
 
