@@ -73,6 +73,21 @@ class Client:
         await self._ask("DELETE", None)
         self.leave()
 
+    async def is_unknown(self) -> bool:
+        """Is the session told 404?"""
+        answer = await self._ask("POST", fleets.message("tools/call", 0, name="count"))
+        return answer.status == 404
+
+    async def vanish(self) -> None:
+        """Leave in the middle of a call, without a word."""
+        if self._link is None:
+            self._link = await self._service.connect()
+        arguments = {"seconds": 0.2}
+        body = fleets.message("tools/call", 0, name="count", arguments=arguments)
+        self._link[1].write(actors_message.format_request("POST", "/mcp", "localhost", self._fields(), body))
+        await asyncio.sleep(0.05)
+        self.leave()
+
     # ---- calls
 
     async def call_until(self, end: asyncio.Event, *, every_seconds: float, steps: int = 0) -> None:
