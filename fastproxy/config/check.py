@@ -127,6 +127,12 @@ def _check_files(values: Mapping[str, object]) -> Iterator[Problem]:
             yield from _try_pem(cert_name, cert, functools.partial(_context().load_cert_chain, cert, key, password=""))
 
 
+def find_distrust(path: str) -> Iterator[str]:
+    """Why this file cannot say which authorities to trust."""
+    for _, problem in _try_pem("", path, functools.partial(_context().load_verify_locations, path)):
+        yield problem
+
+
 def _context() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 

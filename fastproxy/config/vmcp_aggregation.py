@@ -30,16 +30,14 @@ def _make_aggregation(place: Place, values: dict[str, Any]) -> object:
     strategy, tools = values["conflictResolution"], values["tools"]
     settings = values["conflictResolutionConfig"]
     at = place.key("conflictResolutionConfig")
-    if settings is not None:
-        prefix_format, order = settings["prefixFormat"], settings["priorityOrder"]
-        if strategy == vmcp_schema.PREFIX and prefix_format is None:
+    prefix_format, order = (settings["prefixFormat"], settings["priorityOrder"]) if settings is not None else (None, ())
+    if settings is not None and not place.key("conflictResolution").is_refused:
+        if strategy == vmcp_schema.PREFIX and prefix_format is None and not at.key("prefixFormat").is_refused:
             at.key("prefixFormat").refuse(f"expected it with prefix, as in {vmcp_schema.DEFAULT_PREFIX_FORMAT!r}")
-        if strategy == vmcp_schema.PRIORITY and not order:
+        if strategy == vmcp_schema.PRIORITY and not order and not at.key("priorityOrder").is_refused:
             at.key("priorityOrder").refuse("expected names of backends with priority, the first one wins")
-        places.refuse_twice(at.key("priorityOrder"), list(order), "backend")
-    else:
-        prefix_format, order = None, ()
-    if strategy == vmcp_schema.MANUAL and not tools:
+    places.refuse_twice(at.key("priorityOrder"), list(order), "backend")
+    if strategy == vmcp_schema.MANUAL and not tools and not place.key("tools").is_refused:
         place.key("tools").refuse("expected entries with manual: they say who is called what")
     workloads = [rules.workload for rules in tools]
     places.refuse_twice(place.key("tools"), workloads, "workload")
@@ -65,7 +63,7 @@ def _make_rules(place: Place, values: dict[str, Any]) -> object:
 
 def _make_override(place: Place, values: dict[str, Any]) -> object:
     annotations = {key: value for key, value in (values["annotations"] or {}).items() if value is not None}
-    if not (values["name"] or values["description"] or annotations):
+    if not (values["name"] or values["description"] or annotations or place.is_refused):
         return place.refuse("expected a name, a description or annotations")
     return vmcp_schema.Override(values["name"], values["description"], annotations)
 

@@ -141,10 +141,9 @@ def _read_source(place: Place, raw: object) -> object:
 
 def _read_strategy(place: Place, raw: object) -> object:
     """Headers that a strategy adds."""
-    problems = len(place.notes.problems)
     values = places.read_section(place, raw, _STRATEGY)
     kind = values["type"]
-    if len(place.notes.problems) > problems:
+    if place.is_refused:
         return INVALID  # what is missing may well be what could not be read
     nested = values["headerInjection"] or {}
     for key, value in nested.items():
@@ -161,7 +160,6 @@ def _read_strategy(place: Place, raw: object) -> object:
 
 def _make_header(place: Place, given: Mapping[str, Any]) -> object:
     name, value, variable = given["headerName"], given["headerValue"], given["headerValueEnv"]
-    problems = len(place.notes.problems)
     if name is None:
         place.key("headerName").refuse("expected the name of a header, got nothing")
     if (value is None) == (variable is None):
@@ -174,7 +172,7 @@ def _make_header(place: Place, given: Mapping[str, Any]) -> object:
             at.refuse(f"expected the variable {variable} to be set in the environment")
         else:
             value = places.value(vmcp_headers.VALUE)(at, value)
-    if len(place.notes.problems) > problems or value is INVALID:
+    if place.is_refused:
         return INVALID
     return (vmcp_schema.Header(name, value),)
 
@@ -284,9 +282,10 @@ def _make_storage(place: Place, values: dict[str, Any]) -> object:
                 place.key(key).refuse("expected it only with provider: redis")
         settings["store"] = "memory:"
     elif values["provider"] == "redis":
-        if values["address"] is None:
-            place.key("address").refuse("expected HOST:PORT of Redis, got nothing")
-        else:
+        at = place.key("address")
+        if values["address"] is None and not at.is_refused:
+            at.refuse("expected HOST:PORT of Redis, got nothing")
+        elif values["address"] is not None:
             settings["store"] = f"redis://{values['address']}/{values['db'] or 0}"
     return settings
 

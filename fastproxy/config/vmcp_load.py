@@ -92,6 +92,11 @@ def _read_file(name: str, environ: Mapping[str, str], check_composites: CheckCom
         raise document.Malformed([f"{name}: expected the configuration of a virtual MCP server, got settings of serve"])
     read = vmcp_file.read(place, found.values)
     notes.problems += check_composites(read.group.composite_tools)
+    for one in read.group.backends:
+        if one.ca is not None:
+            notes.problems += [
+                f"backends: {one.id}: caBundlePath: {problem}" for problem in check.find_distrust(one.ca)
+            ]
     return _File(read.group, read.settings, notes, "vmcp")
 
 

@@ -58,6 +58,12 @@ class Place(msgspec.Struct, frozen=True):
         self.notes.problems.append(f"{self.path}: {problem}" if self.path else problem)
         return INVALID
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether something here was found wrong: what it leaves open needs no second line."""
+        beginnings = (f"{self.path}: ", f"{self.path}.", f"{self.path}[")
+        return any(problem.startswith(beginnings) for problem in self.notes.problems)
+
     def doubt(self, doubt: str) -> None:
         """Notes what is probably not meant."""
         self.notes.doubts.append(f"{self.path}: {doubt}" if self.path else doubt)

@@ -80,6 +80,12 @@ class BackendConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_seconds: float = 300.0
     metadata: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"BackendConfig({_show_backend(self)!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return list(_show_backend(self).items())
+
 
 class Override(msgspec.Struct, frozen=True):
     """What is said of one tool instead of its backend's words. `annotations` holds only those that are replaced."""
