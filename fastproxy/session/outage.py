@@ -32,6 +32,8 @@ PENDING_MAX = 10_000
 # back-off later, and have their pending to write. A client that is told 404 gives its session up for good.
 SETTLE_SECONDS = 0.7
 _LOOK_SECONDS = 0.1  # meanwhile
+# For so long a write that was taken vouches for the next ones: of many unknown sessions at once few cost a write.
+VOUCHED_SECONDS = 0.1
 _CLOSE_SECONDS_MAX = 2.0
 _WRITES_AT_ONCE = 32  # as many as RedisStore has connections
 _PAGE_OF_PENDING = "pending:"
@@ -71,6 +73,7 @@ class OutageBuffer(Generic[Record]):
         self._claims: dict[str, tuple[str, float]] = {}
         self._changed: Callable[[str], None] = _ignore
         self._writing: asyncio.Task[None] | None = None
+        self._vouched_until = float("-inf")
 
     @property
     def pending(self) -> int:
@@ -241,10 +244,19 @@ class OutageBuffer(Generic[Record]):
 
     async def _look_until_settled(self, look: Callable[[], Awaitable[Sought | None]]) -> Sought | None:
         found = await look()
+        if found is None:
+            await self._expect_writes()
         while found is None and self._inner.seconds_since_return < SETTLE_SECONDS:
             await asyncio.sleep(_LOOK_SECONDS)
             found = await look()
         return found
+
+    async def _expect_writes(self) -> None:
+        """StoreUnavailable: the store serves reads and takes no writes. Then the others have sessions pending of which
+        it knows nothing, and to call one unknown would end it."""
+        if self._clock() >= self._vouched_until:
+            await self._inner.ping()
+            self._vouched_until = self._clock() + VOUCHED_SECONDS
 
     def _check_room(self, error: errors.StoreError) -> None:
         if self.pending >= self._pending_max:

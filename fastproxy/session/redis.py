@@ -59,6 +59,7 @@ class RedisRecords(Generic[Record]):
         self._client = self._connected.client
         self._slots = asyncio.Semaphore(_CONNECTIONS_MAX)
         self._circuit = circuit.Circuit(self._probe)
+        self._refused_at = float("-inf")
         self._echoes = redis_watch.Echoes()
         self._watch: redis_watch.Watch | None = None
         self._ear: redis_watch.Ear | None = None
@@ -69,7 +70,7 @@ class RedisRecords(Generic[Record]):
 
     @property
     def seconds_since_return(self) -> float:
-        return self._circuit.seconds_since_return
+        return min(self._circuit.seconds_since_return, time.monotonic() - self._refused_at)
 
     @property
     def fault(self) -> errors.StoreError | None:
@@ -240,6 +241,8 @@ class RedisRecords(Generic[Record]):
             fault = redis_client.fault(error)
             if redis_client.is_away(error):
                 self._circuit.trip(fault)
+            elif redis_client.refuses_writes(error):
+                self._refused_at = time.monotonic()
             # Whoever asks while the proxy runs can only wait, whatever the reason; `fault` tells the owner which.
             raise errors.StoreUnavailable(str(fault)) from error
 

@@ -135,14 +135,19 @@ def closed_means_lost() -> Iterator[None]:
 
 def is_away(error: Exception) -> bool:
     """Is this about the store as a whole, so that other operations would fare no better? (Not: one denied command.)"""
-    if isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(("MISCONF", "NOREPLICAS")):
-        return False  # no writes for now; reads go on
+    if refuses_writes(error):
+        return False  # reads go on
     return not isinstance(
         error,
-        redis.exceptions.NoPermissionError
-        | redis.exceptions.OutOfMemoryError
-        | redis.exceptions.MaxConnectionsError,  # of our own pool
+        redis.exceptions.NoPermissionError | redis.exceptions.MaxConnectionsError,  # of our own pool
     )
+
+
+def refuses_writes(error: Exception) -> bool:
+    """Does the store serve reads, and take no writes for now: its disk or its memory is full, or it has no replicas?"""
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return True
+    return isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(("MISCONF", "NOREPLICAS"))
 
 
 def fault(error: Exception) -> errors.StoreError:

@@ -78,7 +78,7 @@ class RecordStore(Protocol[Record]):
 
     @property
     def seconds_since_return(self) -> float:
-        """From the end of the last time that it was away; infinite when there was none."""
+        """From the end of the last time that it was away, or took no writes; infinite when there was none."""
 
     @property
     def fault(self) -> errors.StoreError | None:

@@ -214,6 +214,23 @@ def test_under_load_nobody_with_a_cached_session_sees_the_outage(fleet: Fleet) -
     assert len(seen) > 200
 
 
+def test_a_session_opened_while_the_store_takes_no_writes_is_told_to_come_again_and_is_everybodys_later(
+    fleet: Fleet,
+) -> None:
+    assert fleet.redis is not None
+    old = fleet.open(0)
+    assert [fleet.count(proxy, old) for proxy in (0, 1)] == [1, 2]
+    fleet.redis.execute("CONFIG", "SET", "maxmemory", "1")
+    session = fleet.open(0)
+    assert fleet.count(0, session) == 1
+    unavailable(fleet.call(1, session, 7), 7)
+    unavailable(fleet.call(1, "unknown", 8), 8)
+    assert [fleet.count(proxy, old) for proxy in (0, 1)] == [3, 4]
+    fleet.redis.execute("CONFIG", "SET", "maxmemory", "0")
+    assert fleet.count(1, session) == 2
+    fleets.await_that(lambda: fleet.call(1, "unknown", 8).status == 404, "settled", seconds_max=2.5)
+
+
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "story"])
 def test_with_store_required_nothing_begins_without_the_store(own_redis: redis_server.RedisServer, fast: bool) -> None:
     if not own_redis.alive:

@@ -263,3 +263,35 @@ async def test_what_another_proxy_has_yet_to_write_is_waited_for_when_the_store_
         started = time.monotonic()
         assert await there.load("nobody's") is None
         assert time.monotonic() - started < 0.2, "only just after an outage"
+
+
+async def test_what_is_unknown_to_a_store_that_takes_no_writes_may_be_anothers_to_write(
+    server: redis_server.RedisServer,
+) -> None:
+    async with opened(server) as here, opened(server) as there:
+        assert await there.create(session("s-0"))
+        server.execute("CONFIG", "SET", "maxmemory", "1")  # reads are served; as with a full disk
+        assert await here.create(session("s-1"))
+        assert here.pending == 1
+        assert await there.load("s-0") == session("s-0"), "what is known is served"
+        with pytest.raises(errors.StoreUnavailable):
+            await there.find("s-1")
+        with pytest.raises(errors.StoreUnavailable):
+            await there.load("nobody's")
+        assert there.available, "only writes are refused"
+        server.execute("CONFIG", "SET", "maxmemory", "0")
+        found = await there.find("s-1")  # the other has not written it yet
+        assert found is not None and found.session == session("s-1")
+        await eventually(lambda: here.pending == 0, seconds_max=1.5)
+        assert await there.load("nobody's") is None
+
+
+async def test_many_unknown_sessions_cost_few_writes(server: redis_server.RedisServer) -> None:
+    async with opened(server) as buffer:
+        before = server.execute("INFO", "commandstats")["cmdstat_set"]["calls"]
+        started = time.monotonic()
+        for number in range(50):
+            assert await buffer.load(f"unknown-{number}") is None
+        passed = time.monotonic() - started
+        calls = server.execute("INFO", "commandstats")["cmdstat_set"]["calls"] - before
+        assert 1 <= calls <= 1 + passed / outage.VOUCHED_SECONDS
