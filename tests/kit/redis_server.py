@@ -11,6 +11,7 @@ only, on ports of their own.
 import importlib.resources
 import os
 import pathlib
+import random
 import shutil
 import socket
 import tempfile
@@ -26,6 +27,7 @@ from tests.kit import actors
 HOST = "127.0.0.1"
 SLOTS = 16_384
 CLUSTER_BUS_OFFSET = 10_000
+PORTS = (20_000, 22_768)  # with the offset just below the kernel's own, which begin at 32,768
 SETTLED_SECONDS_MAX = 15.0
 
 _ports_given: set[int] = set()
@@ -41,15 +43,22 @@ def binary(family: str) -> str | None:
 
 
 def free_port() -> int:
-    """A port nobody listens on, and which this process has not given away before."""
+    """A port nobody listens on, and which this process has not given away before. Neither it nor the port 10,000 above,
+    which a cluster's node needs as well, is one of those that the kernel gives to connections in the meantime."""
     while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        # A cluster's node needs the port 10,000 above as well.
-        if port not in _ports_given and port < 65_536 - CLUSTER_BUS_OFFSET:
+        port = random.randrange(*PORTS)
+        if port not in _ports_given and _is_free(port) and _is_free(port + CLUSTER_BUS_OFFSET):
             _ports_given.add(port)
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 class RedisServer(actors.Process):
