@@ -58,6 +58,9 @@ async def suffer_all(
             say(f"{count} times: {error}")
         for words in outcome.broken:
             say(f"broken: {words}")
+        if outcome.broken:
+            for proxy in stage.proxies:
+                say(proxy.log_tail())
         outcomes.append(outcome)
     await running.end()
     return outcomes
