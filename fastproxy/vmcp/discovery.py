@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 REFRESH_SECONDS = 300.0  # between two readings of lists that change with a word that we hear, or never
 POLL_SECONDS = 30.0  # of lists that may change without one
 COALESCE_SECONDS = 0.05  # after a word of change: servers that start add their tools one by one
+READING_SHARE = 4.0  # times as long as the last reading took is waited before the next: a flood of changes costs little
 AWAY_SECONDS_MIN = 0.1
 AWAY_SECONDS_MAX = 5.0  # a backend that is back is noticed within that
 DOUBT_SECONDS_MIN = 0.5  # between two looks because of calls that failed
@@ -139,6 +140,7 @@ class Discovery:
         listening = self._start_task(self._listen(self._contact), name=f"listen to {self.backend_id}")
         now = time.monotonic
         probed_at = read_at = now()
+        pause = COALESCE_SECONDS
         try:
             while True:
                 probe_at = probed_at + (DOUBT_SECONDS_MIN if self._doubted else self._rules.interval_seconds)
@@ -149,9 +151,11 @@ class Discovery:
                     await self._probe()
                     probed_at = now()
                 if self._lists_changed or now() >= read_at_latest:
-                    await asyncio.sleep(COALESCE_SECONDS)
+                    await asyncio.sleep(pause)
+                    started = now()
                     await self._read_again()
                     read_at = now()
+                    pause = min(max(COALESCE_SECONDS, READING_SHARE * (read_at - started)), POLL_SECONDS)
         finally:
             listening.cancel()
             self._hears = False
