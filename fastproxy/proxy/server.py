@@ -1,32 +1,18 @@
-"""The process around the data plane: sockets, signals, the first two lines on standard output, drain, exit codes.
+"""The process of `serve`: serving.py around plane.py, with its configuration read again while it runs.
 
 With --workers above 1 it is the process of one worker (worker.py), which hears from its supervisor what to do.
-
-start -> listen -> serve -> SIGTERM or POST /drain -> drain-delay: all goes on, readiness says 503
-      -> no new connections, answers say `Connection: close` -> requests finish, streams end at an event -> exit 0
 """
 
 import asyncio
-import logging
-import signal
 import socket
-import ssl
-from collections.abc import Callable
 
 import uvloop
 
-from fastproxy import errors, telemetry
-from fastproxy._ext import core
-from fastproxy.config import address, schema, watch
-from fastproxy.proxy import access, admin, admission, guard, plane, reload, settings
+from fastproxy import telemetry
+from fastproxy.config import schema, watch
+from fastproxy.proxy import access, admin, plane, reload, serving, settings
 from fastproxy.proxy.bridge import server as bridge
 from fastproxy.session import store
-
-logger = logging.getLogger(__name__)
-
-BACKLOG = 4096
-DRAIN_STEP_SECONDS = 0.05
-CUT_SECONDS_MAX = 1.0  # for streams to reach the end of an event, once they were told to end
 
 
 def run(config: schema.ServeConfig, watched: watch.Watch) -> int:
@@ -40,43 +26,36 @@ async def _main(config: schema.ServeConfig, watched: watch.Watch) -> int:
     return await Server(config).run(watched)
 
 
-class Server:
-    """One process that serves. It is also the relay's handler: requests go to the story or to the admin pages."""
+class Server(serving.Process[plane.Plane]):
+    """One process that serves."""
 
     def __init__(self, config: schema.ServeConfig, sessions: store.SessionStore | None = None) -> None:
         """`sessions`: where they are kept, when not where the configuration says."""
-        self.config = config
         self.metrics = telemetry.Telemetry(config.name)
         self.bridge = bridge.Bridge(config, bridge.listen(config)) if config.command else None
-        self.plane = plane.Plane(config, self.metrics.observe_store, sessions)
+        built = plane.Plane(config, self.metrics.observe_store, sessions)
         if self.bridge is not None:
-            self.plane.discovery.configure((self.bridge.backend,))
-        self.plane.reactor.handler = self
-        self.metrics.attach(self.plane)
-        self.admin = admin.Admin(self.plane, self.metrics)
-        self.plane.drain = self.drain
-        self.agree: Callable[[bool], bool] = bool  # of a drain: may streams be cut, as only they are left here?
-        self._access = access.AccessLog()
-        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._signals = 0
+            built.discovery.configure((self.bridge.backend,))
+        self.metrics.attach(built)
+        self.admin = admin.Admin(built, self.metrics)
+        super().__init__(config, built, self.admin)
 
     async def run(self, watched: watch.Watch) -> int:
         """Until the end; the exit code."""
-        warn_of_shortage(self.config)
-        data = listen(self.config.listen, "--listen")
-        pages = None if self.config.admin is None else listen(self.config.admin, "--admin")
-        await self.open(data)
-        announce(self.config, self._listener.fd, pages)
-        if pages is not None:
-            self.plane.reactor.listen(pages.detach(), "admin", fast_lane=False)
+        await self.begin_serving()
         reloader = reload.Reloader(self.config, watched, self.plane.reloads, self.configure)
         self.metrics.attach_reloads(lambda: self.plane.reloads.counts)
-        self._catch_signals(reloader)
+        self.catch_signals(reloader.reload)
         self.plane.tasks.start(reloader.follow(), name="follow the configuration")
         try:
             return await self.done
         finally:
             await self.close()
+
+    async def open(self, data: socket.socket, *, accepts_max: int | None = None) -> None:
+        if self.bridge is not None:
+            self.bridge.open()
+        await super().open(data, accepts_max=accepts_max)
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -84,166 +63,12 @@ class Server:
         if self.bridge is not None:
             await self.bridge.close()
 
-    async def open(self, data: socket.socket, *, accepts_max: int | None = None) -> None:
-        """Serve on a listening socket. `accepts_max`: connections taken in one go, where other processes accept there,
-        too. StartError, StoreRefused: it can't be."""
-        tls = make_tls(self.config)
-        if self.bridge is not None:
-            self.bridge.open()
-        await self.plane.open()
-        listener = self.plane.reactor.listen(data.detach(), "data", tls_context=tls)
-        if accepts_max is not None:
-            listener.accepts_max = accepts_max
-        self._listener = self.plane.listener = listener
-        self._configure_listener()
-        self.plane.lifecycle = "serving"
-
     def configure(self, config: schema.ServeConfig) -> None:
         """From now on this holds, for what comes. StartError: it can't, and nothing has changed."""
-        tls = make_tls(config)
+        tls = serving.make_tls(config)
         settings.apply(self.plane, config)
         self.config = config
         self._listener.tls_context = tls
-        self._configure_listener()
+        self.configure_listener()
         self.admin.configure(config)
         access.configure_logging(config.log_level, config.log_format)
-
-    def _configure_listener(self) -> None:
-        listener = self._listener
-        listener.any_host = self.plane.guard.any_host
-        listener.forget_hosts()
-        listener.trusts = trusts(self.config)
-        listener.connections_max = admission.connections_max(self.config)
-
-    # ---- the relay's handler
-
-    def begin(self, exchange: core.Exchange) -> None:
-        """A head has come that the fast lane does not take."""
-        if exchange.listener.tag == "admin":
-            self.plane.tasks.start(self.admin.serve(exchange), name="admin")
-        else:
-            self.plane.story.begin(exchange)
-
-    def resume(self, exchange: core.Exchange, answer: core.AnswerHead | None) -> None:
-        """The fast lane gives an exchange up."""
-        self.plane.story.resume(exchange, answer)
-
-    def touch(self, key: bytes) -> None:
-        """A session's TTL wants renewal."""
-        self.plane.story.touch(key)
-
-    def access(self, exchange: core.Exchange) -> None:
-        """An exchange is over (only called when access lines are wanted)."""
-        if exchange.listener.tag != "admin":
-            self._access.write(exchange)
-
-    # ---- signals and drain
-
-    def _catch_signals(self, reloader: reload.Reloader) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._on_stop(self.config.drain_delay))
-        loop.add_signal_handler(signal.SIGINT, self._on_stop, 0.0)
-        loop.add_signal_handler(signal.SIGHUP, reloader.reload)
-
-    def _on_stop(self, delay: float) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            logger.warning("second signal: ending at once")
-            self.end(1)
-        else:
-            self.start_drain(delay)
-
-    def drain(self) -> None:
-        """POST /drain: as SIGTERM does."""
-        self.start_drain(self.config.drain_delay)
-
-    def start_drain(self, delay: float) -> None:
-        """Serve for `delay` seconds more, then finish and end with 0. Idempotent."""
-        if self.plane.lifecycle != "draining":
-            self.plane.lifecycle = "draining"
-            logger.info("draining: delay=%gs timeout=%gs", delay, self.config.drain_timeout)
-            self.plane.tasks.start(self._drain(delay), name="drain")
-
-    async def _drain(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        self.plane.reactor.stop_accepting()
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.config.drain_timeout
-        while loop.time() < end:
-            running = self._running()
-            idle = all(exchange.event_stream and exchange.method_name == "GET" for exchange in running)
-            if self.agree(idle and not self.plane.reactor.loose_ends):
-                break
-            await asyncio.sleep(DRAIN_STEP_SECONDS)
-        end = loop.time() + CUT_SECONDS_MAX
-        while (self._running() or self.plane.reactor.loose_ends) and loop.time() < end:
-            for exchange in self._running():
-                exchange.cut()
-            await asyncio.sleep(DRAIN_STEP_SECONDS)
-        left = len(self._running())
-        logger.info("drained: cut=%d", left)
-        self.end(0)
-
-    def _running(self) -> list[core.Exchange]:
-        return [exchange for exchange in self.plane.reactor.exchanges() if exchange.listener.tag != "admin"]
-
-    def end(self, code: int) -> None:
-        """At once."""
-        if not self.done.done():
-            self.done.set_result(code)
-
-
-def make_tls(config: schema.ServeConfig) -> ssl.SSLContext | None:
-    """What the listener needs to serve https; None: it serves http. StartError: certificate or key can't be used."""
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise errors.StartError(f"cannot use --tls-cert and --tls-key: {error}") from error
-    return context
-
-
-def warn_of_shortage(config: schema.ServeConfig) -> None:
-    """Said once, at start."""
-    shortage = admission.find_shortage(config)
-    if shortage is not None:
-        logger.warning("%s", shortage)
-
-
-def listen(where: address.Address, flag: str) -> socket.socket:
-    """A bound, listening socket. StartError names the flag when the address can't be had."""
-    try:
-        found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, name = found[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(name)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise errors.StartError(f"cannot listen on {where} ({flag}): {reason.lower()}") from error
-    return listening
-
-
-def announce(config: schema.ServeConfig, data_fd: int, pages: socket.socket | None) -> None:
-    """The first two lines on standard output: it serves, and where."""
-    print(f"fastproxy: serving on {'https' if config.tls_cert else 'http'}://{bound(data_fd)}", flush=True)
-    if pages is not None:
-        print(f"fastproxy: admin on http://{bound(pages.fileno())}", flush=True)
-
-
-def bound(fd: int) -> str:
-    """HOST:PORT of a listening descriptor."""
-    with socket.socket(fileno=socket.dup(fd)) as same:
-        name = same.getsockname()
-    return str(address.Address(name[0], name[1]))
-
-
-def trusts(config: schema.ServeConfig) -> guard.Trusts | None:
-    """Is a peer's word about the client before it believed? None: nobody's is."""
-    return guard.Trusts(config.trusted_proxy) if config.trusted_proxy else None

@@ -26,7 +26,7 @@ import uvloop
 from fastproxy import errors, telemetry
 from fastproxy._ext import core
 from fastproxy.config import schema, watch
-from fastproxy.proxy import access, admin, channel, crew, plane, reload, server, settings, tasks, worker
+from fastproxy.proxy import access, admin, channel, crew, plane, reload, serving, settings, tasks, worker
 from fastproxy.session import shared, store
 
 logger = logging.getLogger(__name__)
@@ -72,10 +72,10 @@ class Supervisor:
 
     async def run(self, watched: watch.Watch) -> int:
         """Until the end; the exit code."""
-        server.warn_of_shortage(self.config)
-        server.make_tls(self.config)  # what is wrong with it is said once
-        self._data = server.listen(self.config.listen, "--listen")
-        pages = None if self.config.admin is None else server.listen(self.config.admin, "--admin")
+        serving.warn_of_shortage(self.config)
+        serving.make_tls(self.config)  # what is wrong with it is said once
+        self._data = serving.listen(self.config.listen, "--listen")
+        pages = None if self.config.admin is None else serving.listen(self.config.admin, "--admin")
         await self._open_store()
         reloader = reload.Reloader(self.config, watched, self._crew.reloads, self._configure)
         self._catch_signals(reloader)
@@ -116,7 +116,7 @@ class Supervisor:
         """When all workers serve: the first two lines, and the admin address."""
         for seat in self._seats:
             await seat.served_once.wait()
-        server.announce(self.config, data.fileno(), pages)
+        serving.announce(self.config, data.fileno(), pages)
         if pages is not None:
             reactor = core.Reactor(
                 asyncio.get_running_loop(), self, core.RouteTable(1), header_seconds=self.config.header_timeout
@@ -267,7 +267,7 @@ class Supervisor:
 
     def _configure(self, config: schema.ServeConfig) -> None:
         """Every worker does it, and those that come later begin with it. StartError: none could."""
-        server.make_tls(config)
+        serving.make_tls(config)
         settings.load_backend_trust(config)
         self.config = self._crew.config = config
         self._admin.configure(config)
@@ -296,7 +296,7 @@ class Supervisor:
         for seat in self._seats:
             seat.dismiss()
         try:
-            async with asyncio.timeout(self.config.drain_timeout + server.CUT_SECONDS_MAX + SPARE_SECONDS):
+            async with asyncio.timeout(self.config.drain_timeout + serving.CUT_SECONDS_MAX + SPARE_SECONDS):
                 codes = await asyncio.gather(*endings)
         except TimeoutError:
             logger.error("workers did not end in time and are killed")

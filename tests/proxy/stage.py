@@ -21,7 +21,7 @@ import uvloop
 from fastproxy import telemetry
 from fastproxy._ext import core
 from fastproxy.config import load
-from fastproxy.proxy import access, admin, plane, server
+from fastproxy.proxy import access, admin, plane, serving
 
 WAIT_SECONDS_MAX = 10.0
 Result = typing.TypeVar("Result")
@@ -128,7 +128,7 @@ class Stage:
             self.pages = admin.Admin(self.plane, self.metrics)
             self._access = access.AccessLog()
             assert self.config.admin is not None
-            data, pages = server.listen(self.config.listen, ""), server.listen(self.config.admin, "")
+            data, pages = serving.listen(self.config.listen, ""), serving.listen(self.config.admin, "")
             self.data_port, self.admin_port = data.getsockname()[1], pages.getsockname()[1]
             await self.plane.open()
             self.plane.reactor.listen(data.detach(), "data")
