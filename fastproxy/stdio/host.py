@@ -127,6 +127,12 @@ class Host:
         if found is not None:
             await self.send(found[1])
 
+    async def abandon(self, call: ledger.Call) -> None:
+        """Its client has gone: the work may stop."""
+        if self.ledger.drop(call):
+            why = b'{"requestId":%d,"reason":"the client has left"}' % call.number
+            await self._reply(message.notification("notifications/cancelled", why))
+
     async def answer(self, owner: object, answer: Message) -> None:
         """A client answers what the server has asked it; what it was not asked goes nowhere."""
         text = self.ledger.answer(owner, answer)

@@ -27,6 +27,7 @@ class Call:
     method: str = ""
     token: bytes | None = None
     number: int = 0
+    wants_log: bool = False
 
     def __init__(self, owner: object, asked: Message) -> None:
         self.owner = owner

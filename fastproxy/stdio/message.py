@@ -12,6 +12,9 @@ from fastproxy.stdio import lines
 
 Members = dict[str, msgspec.Raw]
 PROTOCOL_VERSION = "io.modelcontextprotocol/protocolVersion"
+CLIENT_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+CLIENT_INFO = "io.modelcontextprotocol/clientInfo"
+LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 
 _NOTHING = msgspec.Raw(b"")

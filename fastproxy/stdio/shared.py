@@ -29,7 +29,7 @@ class SharedHost(host.Host):
     def __init__(self, source: supply.Supply) -> None:
         super().__init__(source)
         self.members: set[host.Member] = set()
-        self._greeting: message.Members = {}
+        self.greeting: message.Members = {}
         self._subscribers: dict[str, set[object]] = {}
 
     async def open(self) -> None:
@@ -45,7 +45,7 @@ class SharedHost(host.Host):
         answer = await self.ask(opening)
         if "result" not in answer.members:
             raise host.Down(f"its handshake was refused: {answer.text()[:200].decode('utf-8', 'replace')}")
-        self._greeting = message.members_of(answer.members["result"])
+        self.greeting = message.members_of(answer.members["result"])
         await self._write(message.notification("notifications/initialized"))
         for uri in list(self._subscribers):
             await self.ask(_subscription("resources/subscribe", uri))
@@ -59,15 +59,15 @@ class SharedHost(host.Host):
 
         A client of an older revision gets that: newer members mean nothing to it, and the wire is the same."""
         wanted = _text(asked.params().get("protocolVersion"))
-        agreed = _text(self._greeting.get("protocolVersion")) or NEWEST
+        agreed = _text(self.greeting.get("protocolVersion")) or NEWEST
         if wanted in REVISIONS and agreed in REVISIONS and REVISIONS.index(wanted) < REVISIONS.index(agreed):
             agreed = wanted
-        offered = message.members_of(self._greeting.get("capabilities"))
+        offered = message.members_of(self.greeting.get("capabilities"))
         carried = {name: value for name, value in offered.items() if name not in _WITHHELD}
         return message.result(
             asked.id,
             message.text_of(
-                self._greeting,
+                self.greeting,
                 {"protocolVersion": msgspec.json.encode(agreed), "capabilities": message.text_of(carried, {})},
             ),
         )

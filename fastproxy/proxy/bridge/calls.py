@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fastproxy._ext import core
 from fastproxy.stdio import ledger, message
+from fastproxy.wire import request as requests
 
 SILENCE_SECONDS_MAX = 15.0  # between two pieces of a stream, for clients and balancers that time out (mcp.md §1.3)
 LAG_BYTES_MAX = 4 << 20  # what a client of a shared process may leave unread beside what the kernel holds
@@ -26,6 +27,13 @@ _KEEP_ALIVE = b": keep-alive\r\n\r\n"
 def event(text: bytes, kind: bytes = b"message") -> bytes:
     """A message as an event: one line, as it came."""
     return b"event: %s\r\ndata: %s\r\n\r\n" % (kind, text)
+
+
+def accepted(request: requests.Request) -> tuple[bool, bool]:
+    """May the answer be JSON, may it be events?"""
+    accept = ",".join(request.all(b"accept")).lower()
+    anything = not accept or "*/*" in accept
+    return anything or "application/json" in accept, anything or "text/event-stream" in accept
 
 
 def loss(number: bytes, detail: str, *, ran: bool) -> bytes:

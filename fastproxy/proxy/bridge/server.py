@@ -24,7 +24,7 @@ from fastproxy._ext import core
 from fastproxy.config import address, backend, schema, store_url
 from fastproxy.mcp import envelope, reply
 from fastproxy.proxy import tasks
-from fastproxy.proxy.bridge import calls, session
+from fastproxy.proxy.bridge import calls, modern, session
 from fastproxy.stdio import host, hosts, message, process, spawner, supply
 from fastproxy.wire import request as requests
 
@@ -61,6 +61,12 @@ class Bridge:
         self._hosts = hosts.Hosts(
             config.stdio_mode, self.supply, shared_max=processes_max, idle_seconds=config.session_ttl
         )
+        # Clients without sessions share a process in any mode; in these two it is that of the others.
+        commons = self._hosts
+        if self._own_processes:
+            commons = hosts.Hosts("shared", self.supply, shared_max=1, idle_seconds=config.session_ttl)
+        self._all_hosts = {self._hosts, commons}
+        self._modern = modern.Front(self.supply, commons, read=self._read, idle_seconds=config.session_ttl)
         self._sessions: dict[str, session.Session] = {}
         self._reactor = core.Reactor(
             asyncio.get_running_loop(),
@@ -91,7 +97,9 @@ class Bridge:
         await self.tasks.stop()
         endings = [one.end(END_REASON) for one in self._sessions.values()]
         self._sessions = {}
-        await asyncio.gather(*endings, self._hosts.close(END_REASON))
+        await asyncio.gather(
+            *endings, self._modern.close(END_REASON), *(one.close(END_REASON) for one in self._all_hosts)
+        )
         await self.supply.close(END_REASON)
         self._reactor.close()
         if self._listening is not None:
@@ -135,6 +143,10 @@ class Bridge:
         trusted = found is not None and secrets.compare_digest(found[1], self._token)
         target = request.target[found.end() :] if found is not None else request.target
         session_id = request.header(b"mcp-session-id")
+        if exchange.modern:
+            if not trusted:
+                raise reply.session_not_found()
+            return await self._modern.serve(exchange, request)
         if session_id is not None:
             return await self._serve_session(exchange, request, self._find(session_id))
         parameter = requests.session_parameter(target)
@@ -209,9 +221,7 @@ class Bridge:
     def _post(
         self, exchange: core.Exchange, request: Request, owner: session.Session, asked: message.Message
     ) -> calls.Post:
-        accept = ",".join(request.all(b"accept")).lower()
-        anything = not accept or "*/*" in accept
-        accepts = (anything or "application/json" in accept, anything or "text/event-stream" in accept)
+        accepts = calls.accepted(request)
         return calls.Post(owner, asked, exchange, accepts=accepts, brake=owner.brake, start_task=self.tasks.start)
 
     async def _read(self, exchange: core.Exchange) -> message.Message:
@@ -266,7 +276,9 @@ class Bridge:
                 if one.look(now, loop.time(), self._ttl_seconds):
                     self._sessions.pop(one.id, None)
                     self.tasks.start(one.end("it was idle"), name="end a stdio session")
-            await self._hosts.end_idle(now)
+            await self._modern.look(now, loop.time())
+            for one_kind in self._all_hosts:
+                await one_kind.end_idle(now)
 
 
 def program_of(config: schema.ServeConfig) -> supply.Program:
