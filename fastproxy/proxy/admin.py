@@ -29,6 +29,7 @@ PAGE_SESSIONS_MAX = 1000
 SESSION_ID_BYTES_MAX = 1024  # longer ones are refused on the data address (interface §3.2)
 REPLICAS_TOLD_MAX = 8  # in a sentence; /backends has them all
 JSON = b"application/json"
+Kept = store.Kept
 
 
 class Endpoint(Protocol):
@@ -66,14 +67,23 @@ class Table(Protocol):
     def count(self, endpoint: int, /) -> int: ...
 
 
+class Store(Protocol):
+    """Where they are kept."""
+
+    @property
+    def fault(self) -> errors.StoreError | None: ...
+    async def ping(self) -> None: ...
+    async def page(self, cursor: str | None, limit: int, /) -> tuple[Sequence[store.Kept], str | None]: ...
+
+
 class Book(Protocol):
     """The sessions."""
 
     @property
-    def store(self) -> store.SessionStore: ...
+    def store(self) -> Store: ...
     @property
     def table(self) -> Table: ...
-    async def load(self, session_id: str, /) -> record.SessionRecord | None: ...
+    async def load(self, session_id: str, /) -> Kept | None: ...
 
 
 class Numbers(Protocol):
@@ -155,7 +165,7 @@ class Admin:
         self._plane = plane
         self._metrics = metrics
         self._guard = guard.of_admin(plane.config)
-        self._routes: Mapping[str, Mapping[str, Show]] = {
+        self._routes: dict[str, Mapping[str, Show]] = {
             "/healthz": {"GET": self._show_health},
             "/readyz": {"GET": self._show_readiness},
             "/metrics": {"GET": self._show_metrics},
@@ -225,8 +235,7 @@ class Admin:
         details: dict[str, str] = {}
         if plane.lifecycle != "serving":
             details[plane.lifecycle] = "it takes no new work" if plane.lifecycle == "draining" else "not yet listening"
-        if not plane.backends.live():
-            details["backend_unavailable"] = _tell_of_replicas(plane.backends.all())
+        details |= self._tell_of_backends()
         ready = not details and plane.store_answered
         if plane.discovery_fault is not None:
             details["discovery_failing"] = plane.discovery_fault
@@ -238,6 +247,11 @@ class Admin:
             details[errors.StoreUnavailable.reason] = "the session store has not answered yet"
         body = {"ready": ready, "reasons": list(details), "details": details}
         return Page(200 if ready else 503, _encode(body))
+
+    def _tell_of_backends(self) -> dict[str, str]:
+        """Why there is nobody to answer requests, by reason."""
+        known = self._plane.backends
+        return {} if known.live() else {"backend_unavailable": _tell_of_replicas(known.all())}
 
     async def _find_fault(self) -> errors.StoreError | None:
         """What the store suffers from. A store that nobody uses is asked, which takes its own deadline at the most."""
@@ -267,14 +281,18 @@ class Admin:
             sessions, following = await self._plane.book.store.page(cursor, limit)
         except ValueError as error:
             raise Problem(400, "bad_cursor", "cursor: expected a next_cursor of an earlier answer") from error
-        records = [msgspec.Raw(record.encode(session)) for session in sessions]
+        records = [msgspec.Raw(self._write(session)) for session in sessions]
         return Page(200, _encode({"sessions": records, "next_cursor": following}))
+
+    def _write(self, session: store.Kept) -> bytes:
+        assert isinstance(session, record.SessionRecord)
+        return record.encode(session)
 
     async def _show_session(self, asked: Asked) -> Page:
         session = await self._plane.book.load(asked.session_id)
         if session is None or session.session_id != asked.session_id:
             raise _unknown_session()
-        return Page(200, record.encode(session))
+        return Page(200, self._write(session))
 
     async def _list_backends(self, _asked: Asked) -> Page:
         plane = self._plane

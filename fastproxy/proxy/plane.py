@@ -379,19 +379,9 @@ def make_store(config: schema.ServeConfig, observe: store.Observer) -> Any:
     # redis-py is 10 MiB and 80 ms, which `memory:` need not pay for
     client = importlib.import_module("fastproxy.session.redis_client")
     redis = importlib.import_module("fastproxy.session.redis")
-    address = client.Address(
-        kind=url.kind,
-        hosts=url.hosts,
-        db=url.db,
-        username=url.user,
-        password=url.password,
-        service=url.service or "",
-        tls=url.tls,
-        ca=config.redis_ca,
-        cert=config.redis_cert,
-        key=config.redis_key,
+    shared = redis.RedisStore(
+        client.address_of(config), key_prefix=config.key_prefix, ttl_seconds=config.session_ttl, observe=observe
     )
-    shared = redis.RedisStore(address, key_prefix=config.key_prefix, ttl_seconds=config.session_ttl, observe=observe)
     if config.store_required:
         return shared
     return outage.OutageBuffer(shared, ttl_seconds=config.session_ttl)

@@ -8,7 +8,7 @@ An exception of redis-py --fault--> StoreUnavailable or StoreRefused, with what 
 import contextlib
 import ssl
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 import redis.asyncio
@@ -19,6 +19,7 @@ import redis.backoff
 import redis.exceptions
 
 from fastproxy import errors
+from fastproxy.config import schema
 
 Client: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
 
@@ -61,6 +62,23 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
                 f"session store refused: bad TLS files: {error} (see FASTPROXY_REDIS_CA, _CERT and _KEY)"
             ) from error
         return context
+
+
+def address_of(config: schema.ServeConfig) -> Address:
+    """What the owner wants. The kind is not `memory`."""
+    url = config.store
+    return Address(
+        kind=cast(Literal["redis", "sentinel", "cluster"], url.kind),
+        hosts=url.hosts,
+        db=url.db,
+        username=url.user,
+        password=url.password,
+        service=url.service or "",
+        tls=url.tls,
+        ca=config.redis_ca,
+        cert=config.redis_cert,
+        key=config.redis_key,
+    )
 
 
 class Connected(msgspec.Struct):

@@ -69,8 +69,13 @@ class Found(msgspec.Struct, Generic[Record], frozen=True, gc=False):
 class RecordStore(Protocol[Record]):
     """Five operations on records, and what a fleet of proxies needs around them."""
 
-    errors_total: int  # operations that were not served
-    bad_records_total: int  # values met that were not records
+    @property
+    def errors_total(self) -> int:
+        """Operations that were not served."""
+
+    @property
+    def bad_records_total(self) -> int:
+        """Values met that were not records."""
 
     @property
     def available(self) -> bool:

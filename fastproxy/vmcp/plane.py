@@ -1,0 +1,279 @@
+"""The data plane of `fastproxy vmcp`: its rooms, introduced to each other.
+
+    relay -> Story -> Legacy | Modern -> Calls -> Legs, Peer        backends -> catalog -> clients' lists
+                  \\-> Hub <- what backends say                      store <- Sessions, Bus
+
+Nothing is listened to and no backend is asked before `open`. server.py owns the process around it.
+"""
+
+import asyncio
+import importlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastproxy import errors
+from fastproxy._ext import core
+from fastproxy.config import schema, vmcp_schema
+from fastproxy.proxy import dialer, guard, names, reload, tasks
+from fastproxy.session import outage, shelf, store
+from fastproxy.vmcp import (
+    backends,
+    bus,
+    calls,
+    catalog,
+    legacy,
+    legs,
+    modern,
+    paging,
+    record,
+    sessions,
+    story,
+    streams,
+    views,
+    voices,
+)
+
+logger = logging.getLogger(__name__)
+
+SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
+COALESCE_SECONDS = 0.05  # backends that join together change the catalog once
+CLOSE_SECONDS_MAX = 3.0
+
+
+class Plane:
+    """Everything that answers requests. `lifecycle`: starting, serving, draining."""
+
+    def __init__(self, config: vmcp_schema.VmcpConfig, observe: store.Observer) -> None:
+        self.vmcp_config = config
+        self.config = front = config.front
+        self.lifecycle = "starting"
+        self.store_answered = False
+        self.drain: Callable[[], None] = lambda: None
+        self.listener: core.Listener | None = None
+        self.reloads = reload.Reloads()
+        self.tasks = tasks.Tasks()
+        self.discovery_fault: str | None = None
+        self.guard = guard.of_data(front)
+        self.reactor = _make_reactor(front)
+        self._names = names.Names(
+            names.ask_system, clock=time.monotonic, start_task=self.tasks.start, on_moved=self._host_moved
+        )
+        self._dialer = dialer.Dialer(self.reactor, self._names)
+        self.group = backends.Backends(
+            config.group,
+            reactor=self.reactor,
+            dial=self._dialer,
+            trusted=front.backend_ca,
+            idle_seconds=front.session_ttl,
+            start_task=self.tasks.start,
+        )
+        kept, carrier = make_store(front, observe)
+        self.sessions = sessions.Sessions(
+            kept, ttl_seconds=front.session_ttl, sessions_max=front.cache_sessions, start_task=self.tasks.start
+        )
+        self.bus = bus.Bus(carrier, start_task=self.tasks.start)
+        self._seal = paging.Seal(secrets.token_bytes(paging.KEY_BYTES))
+        self._version = 0
+        self.catalog = self._build_catalog()
+        self._changing = False
+        self.group.on_change.append(lambda _backend: self._backend_changed())
+        self._open_rooms()
+        self.book = views.Book(self.sessions, self.group)
+        self.backends = views.Rows(self.group)
+        self.discovery = views.Names(lambda: self._names.errors_total)
+
+    def _open_rooms(self) -> None:
+        config = self.vmcp_config
+        self.hub = streams.Hub(
+            self.sessions, self.group, replica=self.bus.replica, tell=self.bus.tell, start_task=self.tasks.start
+        )
+        self.legs = legs.Legs(
+            self.sessions,
+            replica=self.bus.replica,
+            hears=self.hub.hear,
+            locate=self._locate,
+            on_opened=self.hub.tend,
+            start_task=self.tasks.start,
+        )
+        self.calls = calls.Calls(self.sessions, self.group, self.legs, self.hub, self.bus, start_task=self.tasks.start)
+        asked = legacy.Legacy(
+            self.sessions,
+            self.group,
+            self.calls,
+            catalog_of=lambda: self.catalog,
+            run_composite=self._run_composite,
+        )
+        self.story = story.Story(
+            name=self.config.name,
+            gate=self.guard,
+            known=self.sessions,
+            group=self.group,
+            legs_of=self.legs,
+            hub=self.hub,
+            fleet=self.bus,
+            asked=asked,
+            stateless=modern.Modern(),
+            catalog_of=lambda: self.catalog,
+            passed_on=config.group.passthrough_headers,
+            body_bytes_max=self.config.max_body,
+            start_task=self.tasks.start,
+        )
+
+    async def _run_composite(
+        self,
+        session: sessions.Session,
+        tool: catalog.Composite,
+        arguments: bytes,
+        call: voices.Call,
+        fields: list[tuple[bytes, bytes]],
+    ) -> bytes:
+        raise NotImplementedError
+
+    async def open(self) -> None:
+        """Ask the store, and begin to look for the backends. StoreRefused: the store will not serve us."""
+        try:
+            await self.sessions.store.open()
+            self.store_answered = True
+        except errors.StoreUnavailable as error:
+            logger.warning("session store is away: reason=%s", error)
+            self.tasks.start(self._await_store(), name="await the store")
+        self.tasks.start(self.sessions.keep_in_use(), name="keep sessions in use")
+        self.group.start()
+
+    async def _await_store(self) -> None:
+        while not self.store_answered:
+            await asyncio.sleep(0.2)
+            self.store_answered = self.sessions.store.available
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await self.group.close()
+        except TimeoutError:
+            logger.info("not every backend was told that we end")
+        await self.tasks.stop()
+        self.reactor.close()
+        await self.sessions.store.close()
+
+    # ---- the catalog
+
+    def _backend_changed(self) -> None:
+        if not self._changing:
+            self._changing = True
+            self.tasks.start(self._change_catalog(), name="build the catalog anew")
+
+    async def _change_catalog(self) -> None:
+        await asyncio.sleep(COALESCE_SECONDS)
+        self._changing = False
+        before, self.catalog = self.catalog, self._build_catalog()
+        for line in self.catalog.left_out:
+            if line not in before.left_out:
+                logger.warning("left out: %s", line)
+        changed = self.catalog.changes(before)
+        if changed:
+            counts = self.catalog.counts()
+            logger.info("catalog: version=%d %s", self._version, " ".join(f"{k}={v}" for k, v in counts.items()))
+            self.hub.announce(changed)
+
+    def _build_catalog(self) -> catalog.Catalog:
+        self._version += 1
+        rules = self.vmcp_config.group.aggregation
+        return catalog.build(rules, self.group.shown(), seal=self._seal, version=self._version)
+
+    def _locate(self, uri: str) -> str | None:
+        target = self.catalog.resource(uri)
+        return None if target is None else target.backend
+
+    # ---- for the admin pages and the metrics
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How often vMCP answered by itself, by reason."""
+        return self.story.refusals
+
+    @property
+    def recoveries(self) -> dict[tuple[str, str], int]:
+        """Legs that were opened, by why."""
+        counts: dict[tuple[str, str], int] = {}
+        for (_, why), count in self.legs.opened.items():
+            if why != "first":
+                counts[why, "recovered"] = counts.get((why, "recovered"), 0) + count
+        return counts
+
+    @property
+    def connects(self) -> dict[tuple[str, str], int]:
+        """How often backends were connected to, by (backend, outcome)."""
+        named = {endpoint.url: endpoint.pod or endpoint.url for endpoint in self._endpoints()}
+        counts: dict[tuple[str, str], int] = {}
+        for (url, outcome), count in self._dialer.connects.items():
+            key = (named.get(url, url), outcome)
+            counts[key] = counts.get(key, 0) + count
+        return counts
+
+    def endpoint(self, index: int) -> views.Endpoint:
+        """What the relay counts for a backend."""
+        return list(self.group)[index].endpoint or views.NoEndpoint()
+
+    async def end_session(self, session_id: str) -> bool:
+        """End a session here, everywhere, and its legs. False: there is none."""
+        session = await self.sessions.store.load(session_id)
+        if session is None:
+            return False
+        await self.story.end_session(session)
+        return True
+
+    def _endpoints(self) -> list[core.Endpoint]:
+        return [backend.endpoint for backend in self.group if backend.endpoint is not None]
+
+    def _host_moved(self, host: str) -> None:
+        for endpoint in self._endpoints():
+            if endpoint.hostname == host:
+                endpoint.moved()
+
+
+def _make_reactor(front: schema.ServeConfig) -> core.Reactor:
+    reactor = core.Reactor(
+        asyncio.get_running_loop(),
+        None,
+        core.RouteTable(16),  # the fast lane's, which is off
+        header_seconds=front.header_timeout,
+        body_seconds=front.body_timeout,
+        idle_seconds=front.idle_timeout,
+        connect_seconds=front.connect_timeout,
+        response_seconds=front.response_timeout,
+        spare_seconds=SPARE_SECONDS_MAX,
+    )
+    reactor.head_bytes_max = front.max_header
+    reactor.body_bytes_max = front.max_body
+    reactor.replay_bytes_max = front.max_body + 1  # a message is read whole
+    reactor.fast_lane = False
+    reactor.logs_access = front.access_log
+    return reactor
+
+
+def make_store(
+    front: schema.ServeConfig, observe: store.Observer
+) -> tuple[store.RecordStore[record.VmcpRecord], store.Bus]:
+    """Where sessions are kept, and what carries words between the processes."""
+    form = record.Form()
+    url = front.store
+    if url.kind == "memory":
+        held = shelf.FormShelf(form, ttl_seconds=front.session_ttl, sessions_max=front.max_sessions)
+        return held, held
+    # redis-py is 10 MiB and 80 ms, which `memory:` need not pay for
+    client: Any = importlib.import_module("fastproxy.session.redis_client")
+    redis: Any = importlib.import_module("fastproxy.session.redis")
+    shared = redis.RedisRecords(
+        client.address_of(front),
+        form=form,
+        key_prefix=front.key_prefix,
+        ttl_seconds=front.session_ttl,
+        observe=observe,
+    )
+    if front.store_required:
+        return shared, shared
+    return outage.OutageBuffer(shared, ttl_seconds=front.session_ttl), shared
