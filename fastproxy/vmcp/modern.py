@@ -1,4 +1,4 @@
-"""The era without sessions (2026-07-28) at the front of vMCP."""
+"""The era without sessions (2026-07-28) at the front of vMCP: every request says who asks, and is judged by itself."""
 
 from fastproxy._ext import core
 from fastproxy.mcp import reply

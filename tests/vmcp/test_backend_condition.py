@@ -1,4 +1,4 @@
-"""How a backend is: health, circuit breaker, what is shown of both. Pure, time is a number; a breaker on real calls, too.
+"""How a backend is: health, circuit breaker, what is shown of both. Time is a number; a breaker on real calls, too.
 
 The last tests use the relay and a server that says what the test tells it.
 """
