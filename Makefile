@@ -9,6 +9,8 @@ PIP    := $(PYTHON) -m pip --quiet --disable-pip-version-check
 LISTEN ?= 127.0.0.1:8080
 ADMIN  ?= 127.0.0.1:9901
 ARGS   ?=
+# Tests wait more than they work: two at a time on two cores, a file's tests together, and no more than four.
+PYTEST := $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
@@ -29,7 +31,7 @@ try: $(VENV)/.demo  ## what a client of `make run` sees: two sessions, three cal
 
 test: $(VENV)/.test $(VENV)/.demo $(VENV)/.extension  ## the whole suite; ARGS="tests/test_house.py -k floors" for a part
 	@$(PYTHON) -m tests.kit.provision || echo "make test: not every real server could be provided; tests that need one are skipped by name"
-	@$(PYTHON) -m pytest $(ARGS) || { echo "make test: once more, alone, what failed"; $(PYTHON) -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
+	@$(PYTEST) $(ARGS) || { echo "make test: once more, alone, what failed"; $(PYTHON) -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 lint: $(VENV)/.test $(VENV)/.extension  ## ruff, mypy --strict, the floors
 	@$(PYTHON) -m ruff check .
