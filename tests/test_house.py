@@ -34,6 +34,7 @@ LONGER: dict[str, str] = {
 
 # Where `except Exception` is right: the outermost loops, whose last duty is to say what happened and go on.
 OUTERMOST_LOOPS: dict[str, str] = {
+    "fastproxy/operator/program.py": "one look at one resource; a fault costs that resource its turn",
     "fastproxy/proxy/bridge/server.py": "one exchange with a stdio server; a fault costs that connection",
     "fastproxy/proxy/admin.py": "one page of the admin address; a fault costs that connection",
     "fastproxy/proxy/story.py": "one exchange; a fault costs that connection",
