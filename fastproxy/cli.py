@@ -147,7 +147,12 @@ Examples:
 )
 for _command in (admin_commands.sessions, admin_commands.backends, admin_commands.drain):
     program.add_command(_command)
-for _command in (operator_commands.crds, operator_commands.render):
+for _command in (
+    operator_commands.operator,
+    operator_commands.crds,
+    operator_commands.render,
+    operator_commands.inject,
+):
     program.add_command(_command)
 
 

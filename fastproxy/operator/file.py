@@ -11,7 +11,8 @@ import msgspec
 import yaml
 
 from fastproxy import errors
-from fastproxy.operator import crd, render, review, surroundings
+from fastproxy.config import units
+from fastproxy.operator import crd, inject, render, review, surroundings
 from fastproxy.operator.manifest import Manifest
 
 
@@ -109,3 +110,17 @@ def describe_validation(error: msgspec.ValidationError) -> str:
     text, _, place = str(error).partition(" - at `$")
     words = text[:1].lower() + text[1:].replace("`", "")
     return f"spec{place.rstrip('`')}: {words}"
+
+
+def inject_file(text: str, name: str, *, image: str, port: str | None) -> list[Manifest]:
+    """The manifests of a file with sidecars. With a port, every workload has asked for one."""
+    injected, problems = [], []
+    for each in read(text, name):
+        wanted = inject.ask(each, port) if port is not None else each
+        try:
+            injected.append(inject.inject(wanted, image=image))
+        except units.WrongValue as wrong:
+            problems.append(f"{name}: {each['kind']}/{each['metadata']['name']}: {wrong}")
+    if problems:
+        raise errors.ConfigError(problems)
+    return injected

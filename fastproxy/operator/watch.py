@@ -1,0 +1,104 @@
+"""One kind of objects, followed: listed once, then watched, and listed anew when the server has forgotten where we
+were.
+
+The connection may break at any byte, and the server may be away, refuse for a while (a restart answers 403 until its
+roles are there) or be slow: then it is tried again, later and later. What a list no longer holds is told as gone.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from fastproxy.operator import kube
+from fastproxy.operator.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+FIRST_SECONDS, LAST_SECONDS = 0.5, 30.0
+GONE = 410
+
+OnChange = Callable[[Manifest], None]
+OnGone = Callable[[tuple[str, str, str]], None]
+
+
+class Watch:
+    """Follows one kind in one namespace, or in all."""
+
+    def __init__(
+        self,
+        client: kube.Kube,
+        api: kube.Api,
+        namespace: str,
+        *,
+        labels: kube.Labels,
+        on_change: OnChange,
+        on_gone: OnGone,
+        optional: bool = False,
+    ) -> None:
+        self._kube = client
+        self._api = api
+        self._namespace = namespace
+        self._labels = labels
+        self._on_change = on_change
+        self._on_gone = on_gone
+        self._optional = optional  # a kind that this server may not have
+        self._known: set[tuple[str, str]] = set()
+        self._version = ""
+        self.listed = asyncio.Event()
+
+    async def run(self) -> None:
+        """For ever; for a kind that is not there and need not be, once."""
+        failures = 0
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                failures = 0
+                await self._follow()
+            except kube.Refused as refused:
+                if refused.code == GONE:
+                    self._version = ""
+                    continue
+                if refused.code == 404 and self._optional:
+                    logger.warning("kind=%s reason=missing: this API server does not have it", self._api.kind)
+                    self.listed.set()
+                    return
+                failures = await self._pause(failures, refused)
+            except kube.Unreachable as unreachable:
+                failures = await self._pause(failures, unreachable)
+
+    async def _pause(self, failures: int, error: Exception) -> int:
+        """What stopped us may have been long: after the first time, nothing is taken for granted any more."""
+        seconds = min(FIRST_SECONDS * 2.0 ** min(failures, 30), LAST_SECONDS) * random.uniform(0.75, 1.25)
+        if failures:
+            self._version = ""
+            logger.warning("watch kind=%s retry_seconds=%.1f reason=%s", self._api.kind, seconds, error)
+        await asyncio.sleep(seconds)
+        return failures + 1
+
+    async def _list(self) -> None:
+        version, found = await self._kube.list(self._api, self._namespace, self._labels)
+        before, self._known = self._known, set()
+        for live in found:
+            self._note(live)
+        for namespace, name in before - self._known:
+            self._on_gone((self._api.kind, namespace, name))
+        self._version = version
+        self.listed.set()
+
+    async def _follow(self) -> None:
+        async for type_, live in self._kube.watch(self._api, self._namespace, self._labels, self._version):
+            self._version = live["metadata"]["resourceVersion"]
+            if type_ in ("ADDED", "MODIFIED"):
+                self._note(live)
+            elif type_ == "DELETED":
+                metadata = live["metadata"]
+                self._known.discard((metadata["namespace"], metadata["name"]))
+                self._on_gone((self._api.kind, metadata["namespace"], metadata["name"]))
+
+    def _note(self, live: Manifest) -> None:
+        # A list's elements do not say what they are.
+        live["kind"], live["apiVersion"] = self._api.kind, self._api.api_version
+        self._known.add((live["metadata"]["namespace"], live["metadata"]["name"]))
+        self._on_change(live)
