@@ -267,8 +267,9 @@ class ServeConfig(stdio.StdioConfig, frozen=True, kw_only=True):
         describe(
             "Timeouts and limits",
             units.count(minimum=1, maximum=10_000_000),
-            "clients' connections at a time and process, idle ones included; one more is told 503 and closed",
-            default="half of what ulimit -n leaves, since each may need one to a replica",
+            "clients' connections at a time, idle ones included; one more is told 503 and closed; with --workers each "
+            "has its share of this and the next two",
+            default="half of what ulimit -n leaves each process, since each may need one to a replica",
         ),
     ] = None
     max_requests_per_backend: Annotated[
@@ -276,8 +277,8 @@ class ServeConfig(stdio.StdioConfig, frozen=True, kw_only=True):
         describe(
             "Timeouts and limits",
             units.count(minimum=0, maximum=10_000_000),
-            "requests but GET that a process has under way at one replica; one more goes to another replica, or is "
-            "told 503 where its session is pinned; 0: no bound, as nobody but you knows what a replica bears",
+            "requests but GET that are under way at one replica; one more goes to another replica, or is told 503 "
+            "where its session is pinned; 0: no bound, as nobody but you knows what a replica bears",
         ),
     ] = 0
     max_new_sessions_per_second: Annotated[
@@ -285,7 +286,7 @@ class ServeConfig(stdio.StdioConfig, frozen=True, kw_only=True):
         describe(
             "Timeouts and limits",
             units.count(minimum=0, maximum=10_000_000),
-            "a process opens no more, a second's worth at once at the most; the others get 429; 0: no bound",
+            "no more are opened, a second's worth at once at the most; the others get 429; 0: no bound",
         ),
     ] = 0
 

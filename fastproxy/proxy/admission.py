@@ -1,4 +1,4 @@
-"""How much may go on at a time: requests per replica, new sessions per second, connections per process.
+"""How much may go on at a time: requests per replica, new sessions per second, connections.
 
     --max-requests-per-backend      Admission.is_full, asked before a replica is chosen and before it is asked
     --max-new-sessions-per-second   Admission.begin_session
@@ -6,10 +6,16 @@
 
 A bound never touches what is under way, and never a message that answers a server's question or cancels a call: what
 already runs waits for those, and would hold its place for ever. Sessions in memory are bounded by their store.
+
+The bounds are those of the whole program: with --workers each gets its share (`share`), so that the sum is never more.
+A worker that has more of the clients than another may then refuse somewhat early; the other way round a replica would
+get more than its owner has said that it bears.
 """
 
 import resource
 from collections.abc import Callable
+
+import msgspec
 
 from fastproxy._ext import core
 from fastproxy.config import schema
@@ -92,6 +98,19 @@ class Admission:
             raise reply.too_many_new_sessions()
 
 
+SHARED = ("max_connections", "max_requests_per_backend", "max_new_sessions_per_second")
+
+
+def share(config: schema.ServeConfig, number: int) -> schema.ServeConfig:
+    """What worker `number` (from 1) goes by: of each bound its share, and 1 at least, as 0 is no bound."""
+
+    def divide(whole: int) -> int:
+        return max(1, whole // config.workers + (number <= whole % config.workers))
+
+    wholes = {name: getattr(config, name) for name in SHARED}
+    return msgspec.structs.replace(config, **{name: divide(whole) for name, whole in wholes.items() if whole})
+
+
 def connections_max(config: schema.ServeConfig) -> int:
     """The bound of this process: what the owner says, or what its descriptors allow when each connection needs one to a
     replica as well."""
@@ -102,9 +121,10 @@ def connections_max(config: schema.ServeConfig) -> int:
 
 def find_shortage(config: schema.ServeConfig) -> str | None:
     """What to do when the descriptors do not suffice for --max-connections; None: they do."""
-    if config.max_connections is None:
+    own = share(config, 1).max_connections
+    if own is None:
         return None
-    needed = 2 * config.max_connections + DESCRIPTORS_RESERVED
+    needed = 2 * own + DESCRIPTORS_RESERVED
     had = _descriptors()
     if needed <= had:
         return None

@@ -26,7 +26,7 @@ import uvloop
 from fastproxy import errors, telemetry
 from fastproxy._ext import core
 from fastproxy.config import schema, watch
-from fastproxy.proxy import access, admin, channel, crew, plane, reload, serving, settings, tasks, worker
+from fastproxy.proxy import access, admin, admission, channel, crew, plane, reload, serving, settings, tasks, worker
 from fastproxy.session import shared, store
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Supervisor:
         self._host.admit(seat, line.tell)  # before it has asked for anything
         if self._leaving:
             seat.kill()
-        line.tell(worker.Begin(pickle.dumps(self.config)))
+        line.tell(worker.Begin(pickle.dumps(admission.share(self.config, seat.number))))
         slow = asyncio.get_running_loop().call_later(self._start_seconds_max, seat.kill_unless_serving)
         await ended.wait()  # all that it had to say has been heard by then
         slow.cancel()
@@ -274,7 +274,7 @@ class Supervisor:
         access.configure_logging(config.log_level, config.log_format)
         for seat in self._seats:
             if seat.line is not None:
-                seat.line.tell(worker.Reload(pickle.dumps(config)))
+                seat.line.tell(worker.Reload(pickle.dumps(admission.share(config, seat.number))))
 
     def drain(self) -> None:
         """POST /drain: as SIGTERM does."""
