@@ -60,6 +60,7 @@ class RedisRecords(Generic[Record]):
         self._slots = asyncio.Semaphore(_CONNECTIONS_MAX)
         self._circuit = circuit.Circuit(self._probe)
         self._refused_at = float("-inf")
+        self._probes_briefly = True
         self._echoes = redis_watch.Echoes()
         self._watch: redis_watch.Watch | None = None
         self._ear: redis_watch.Ear | None = None
@@ -108,7 +109,6 @@ class RedisRecords(Generic[Record]):
             changed=changed,
             broken=broken,
             breaker=self._circuit,
-            ear=self._ear,
         )
 
     def listen(self, name: str, heard: Callable[[bytes], None]) -> None:
@@ -247,12 +247,16 @@ class RedisRecords(Generic[Record]):
             raise errors.StoreUnavailable(str(fault)) from error
 
     async def _probe(self) -> None:
+        """Briefly, and after one in vain with all the time there is, which a far server needs for a new connection."""
+        seconds_max = min(self._seconds_max, _PROBE_SECONDS_MAX) if self._probes_briefly else self._seconds_max
+        self._probes_briefly = True
         try:
             with redis_client.closed_means_lost():
-                async with asyncio.timeout(min(self._seconds_max, _PROBE_SECONDS_MAX)):
+                async with asyncio.timeout(seconds_max):
                     await self._write_probe()
         except redis_client.FAULTS as error:
             if redis_client.is_away(error):
+                self._probes_briefly = seconds_max == self._seconds_max or not isinstance(error, TimeoutError)
                 raise redis_client.fault(error) from error
 
     async def _write_probe(self) -> None:
@@ -271,6 +275,7 @@ class RedisRecords(Generic[Record]):
 
     def _start_watching(self) -> None:
         if self._watch is not None:
+            self._watch.ear = self._ear
             self._watch.start()
 
     async def _touch_some(self, session_ids: Sequence[str]) -> list[str]:
