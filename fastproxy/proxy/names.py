@@ -55,7 +55,7 @@ class Names:
         self._start_task = start_task
         self._on_moved = on_moved
         self._known: dict[str, discovery.Memory[str]] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, tuple[asyncio.Task[None], float]] = {}  # and since when
         self._ill: set[str] = set()
         self.errors_total = 0
 
@@ -122,10 +122,12 @@ class Names:
         return self._known.setdefault(host, discovery.Memory())
 
     async def _wait(self, host: str, seconds: float) -> None:
-        asking = self._asking.get(host)
-        if asking is None:
-            asking = self._asking[host] = self._start_task(self._look(host, self._memory(host)), name="resolve a name")
-        await asyncio.wait({asking}, timeout=seconds)
+        """At most so long from when the question was asked: who comes later has no better hope of an answer."""
+        if host not in self._asking:
+            looking = self._start_task(self._look(host, self._memory(host)), name="resolve a name")
+            self._asking[host] = (looking, self._clock())
+        asking, since = self._asking[host]
+        await asyncio.wait({asking}, timeout=max(0.0, since + seconds - self._clock()))
 
     async def _look(self, host: str, memory: discovery.Memory[str]) -> None:
         try:

@@ -293,6 +293,24 @@ def test_old_addresses_serve_while_a_slow_server_is_asked() -> None:
     assert took < 0.5 and old == ("127.0.0.2",) and new == ("127.0.0.3",)
 
 
+def test_nobody_waits_for_a_question_that_has_gone_unanswered_for_long() -> None:
+    asked = Asked(("127.0.0.2",), ("127.0.0.3",))
+    hosts = make_names(asked, time.monotonic)
+
+    async def ask() -> tuple[float, float]:
+        await hosts.find("mcp.test")
+        asked.seconds = 60.0
+        took = []
+        for _ in range(2):
+            started = time.monotonic()
+            assert await hosts.again("mcp.test") == ("127.0.0.2",)
+            took.append(time.monotonic() - started)
+        return took[0], took[1]
+
+    first, second = run(ask)
+    assert first >= names.AGAIN_SECONDS_MAX and second < names.AGAIN_SECONDS_MAX / 2
+
+
 def test_a_server_that_fails_leaves_the_addresses_and_is_counted() -> None:
     clock = Clock()
     hosts = make_names(Asked(("127.0.0.2",), "SERVFAIL"), clock)
