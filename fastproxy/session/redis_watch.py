@@ -93,7 +93,6 @@ class Watch:
         changed: Callable[[str], None],
         broken: Callable[[], None],
         breaker: circuit.Circuit,
-        ear: Ear | None = None,
     ) -> None:
         self._echoes = echoes
         self._address = address
@@ -103,7 +102,7 @@ class Watch:
         self._changed = changed
         self._broken = broken
         self._breaker = breaker
-        self._ear = ear
+        self.ear: Ear | None = None  # to be set before `start`
         self._trackers: dict[tuple[str, int] | None, tracking.Tracker] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -138,8 +137,8 @@ class Watch:
                 changed=self._hear,
                 broken=self._lose,
                 in_vain=self._stay_blind,
-                channels=() if self._ear is None else self._ear.channels,
-                heard=None if self._ear is None else self._ear.heard,
+                channels=() if self.ear is None else self.ear.channels,
+                heard=None if self.ear is None else self.ear.heard,
             )
 
     async def _locate_only_host(self) -> tuple[str, int]:
