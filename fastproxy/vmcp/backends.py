@@ -48,6 +48,10 @@ class _Named(msgspec.Struct):
     name: str = ""
 
 
+class _Subscribe(msgspec.Struct):
+    subscribe: bool = False
+
+
 class _Tool(msgspec.Struct):
     inputSchema: msgspec.Raw
 
@@ -94,6 +98,15 @@ class Backend:
     def speaks_legacy(self) -> bool:
         """Does it have sessions? Of one that never answered it is assumed."""
         return self.era != era.MODERN
+
+    @property
+    def tells_updates(self) -> bool:
+        """Does it say when a resource that somebody has subscribed to is updated?"""
+        raw = None if self.offers is None else self.offers.capabilities.get("resources")
+        try:
+            return raw is not None and msgspec.json.decode(raw, type=_Subscribe).subscribe
+        except msgspec.DecodeError:
+            return False
 
     @property
     def shown(self) -> offers.Offers | None:

@@ -114,12 +114,15 @@ class Line:
                     raise
         try:
             upstream = await self._dialer.connect(self.endpoint, fresh=True)
-        except (dialer.Unreachable, reply.Refusal) as error:
+        except (dialer.Unreachable, reply.Refusal, RuntimeError) as error:  # the last: the relay is closed, we end
             raise NotConnected(str(error)) from error
         return await self._ask(upstream, request)
 
     async def _ask(self, upstream: core.Upstream, request: bytes) -> Answer:
-        call, head = self._reactor.call(upstream, request)
+        try:
+            call, head = self._reactor.call(upstream, request)
+        except RuntimeError as error:  # the relay is closed: we end
+            raise NotConnected(str(error)) from error
         try:
             return Answer(call, await head)
         except (core.UpstreamLost, core.ExchangeOver) as error:
