@@ -75,6 +75,9 @@ class Session:
                 await self._look_at_counter()
             await asyncio.sleep(self._lots.uniform(*PAUSE_SECONDS))
 
+    def is_served_since(self, moment: float) -> bool:
+        return bool(self.calls) and self.calls[-1].error is None and self.calls[-1].ended_at >= moment
+
     def _ends(self, end: asyncio.Event) -> bool:
         return self.leaves or end.is_set()
 

@@ -6,7 +6,7 @@ import random
 import time
 
 from tests import kit
-from tests.chaos import clients, faults, report, stages
+from tests.chaos import clients, deeds, faults, report, stages
 
 SESSIONS = 18
 NEWCOMERS = 4  # per fault; on two proxies by lot, so that most faults meet one on each
@@ -17,9 +17,12 @@ NEWCOMERS_SECONDS = 0.3  # after the harm was done
 class Fleet:
     """See the module. `call_log`: what the replicas write before they run a call."""
 
-    def __init__(self, stage: stages.Stage, call_log: pathlib.Path, seed: int) -> None:
+    def __init__(
+        self, stage: stages.Stage, call_log: pathlib.Path, seed: int, limits: report.Limits = report.LIMITS
+    ) -> None:
         self._stage = stage
         self._call_log = call_log
+        self._limits = limits
         self._lots = random.Random(seed)
         self._sessions: dict[int, clients.Session] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -62,7 +65,7 @@ class Fleet:
         acting = asyncio.create_task(fault.act(self._stage))
         newcomers = await self._receive_newcomers()
         span = await acting
-        await asyncio.sleep(AFTER_SECONDS)
+        await self._settle(span)
         now = time.monotonic()
         calls = [c for n, session in self._sessions.items() for c in session.calls[old_calls.get(n, 0) :]]
         involved = report.involve(fault, span, calls, at_home=at_home, newcomers=newcomers)
@@ -77,10 +80,24 @@ class Fleet:
             newcomers=newcomers,
             sessions=self._sessions,
             ran=kit.logged_calls(self._call_log)[old_ran:],
+            limits=self._limits,
         )
         lost = {number for number, session in self._sessions.items() if session.lost_at is not None}
         await self._dismiss(newcomers | lost)
         return outcome
+
+    async def _settle(self, span: deeds.Span) -> None:
+        """A while; on a busy machine a longer one, until everybody has been served again or it is too late anyway."""
+        await asyncio.sleep(AFTER_SECONDS)
+        while time.monotonic() < span.servable + self._limits.recovered_seconds:
+            waiting = [
+                session
+                for session in self._sessions.values()
+                if session.lost_at is None and not session.is_served_since(span.servable)
+            ]
+            if not waiting:
+                return
+            await asyncio.sleep(0.1)
 
     async def _receive_newcomers(self) -> set[int]:
         await self._stage.struck.wait()

@@ -12,9 +12,10 @@ TABLE_BEGINS, TABLE_ENDS = "<!-- made by `make chaos`: begin -->\n", "<!-- made 
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The promises, as numbers; all but the seconds hold for any machine."""
+    """The promises, as numbers; all but the seconds hold for any machine, however busy."""
 
     errors_of_others: int = 0
+    slowest_call_of_others_seconds: float = 2.0
     recovered_seconds: float = 2.0
     ran_twice: int = 0
     lost: int = 0  # but sessions that a fault must lose, which are told so
@@ -89,6 +90,7 @@ def judge(
     newcomers: Collection[int],
     sessions: Mapping[int, clients.Session],
     ran: Sequence[str],
+    limits: Limits = LIMITS,
 ) -> Outcome:
     """`calls`: all since just before the fault; `ran`: the replicas' log of these."""
     of_others = [call for call in calls if call.session not in involved]
@@ -119,7 +121,7 @@ def judge(
     )
     odd = {call.error for call in of_involved if call.error and not any(words in call.error for words in fault.tells)}
     stray = anew if not fault.forgets else anew - set(involved)
-    return msgspec.structs.replace(outcome, broken=_find_broken(outcome, stray=len(stray), odd=odd))
+    return msgspec.structs.replace(outcome, broken=_find_broken(outcome, limits, stray=len(stray), odd=odd))
 
 
 def _recovered_at(number: int, span: deeds.Span, calls: Sequence[clients.Call]) -> float | None:
@@ -130,17 +132,19 @@ def _recovered_at(number: int, span: deeds.Span, calls: Sequence[clients.Call]) 
     return min(served, default=None)
 
 
-def _find_broken(outcome: Outcome, *, stray: int, odd: Collection[str]) -> list[str]:
+def _find_broken(outcome: Outcome, limits: Limits, *, stray: int, odd: Collection[str]) -> list[str]:
     broken = [f"an error that this fault does not explain: {error}" for error in sorted(odd)]
-    if outcome.errors_of_others > LIMITS.errors_of_others:
+    if outcome.errors_of_others > limits.errors_of_others:
         broken.append(f"{outcome.errors_of_others} errors of sessions that are not involved")
+    if outcome.slowest_call_of_others_seconds > limits.slowest_call_of_others_seconds:
+        broken.append(f"a call of another session took {outcome.slowest_call_of_others_seconds} s")
     if outcome.recovered_seconds is None:
         broken.append("a session was not served again")
-    elif outcome.recovered_seconds > LIMITS.recovered_seconds:
+    elif outcome.recovered_seconds > limits.recovered_seconds:
         broken.append(f"recovery took {outcome.recovered_seconds} s")
-    if outcome.ran_twice > LIMITS.ran_twice:
+    if outcome.ran_twice > limits.ran_twice:
         broken.append(f"{outcome.ran_twice} calls ran twice")
-    if outcome.lost - outcome.must_lose > LIMITS.lost:
+    if outcome.lost - outcome.must_lose > limits.lost:
         broken.append(f"{outcome.lost - outcome.must_lose} sessions were lost")
     if stray:
         broken.append(f"{stray} sessions began anew whose replica had not died")
@@ -153,6 +157,7 @@ HEADS = (
     "calls",
     "sessions concerned",
     "errors of the others (0)",
+    f"their slowest call (≤ {LIMITS.slowest_call_of_others_seconds:g} s)",
     "errors of the concerned",
     f"served again after (≤ {LIMITS.recovered_seconds:g} s)",
     "run twice (0)",
@@ -182,6 +187,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         str(outcome.calls),
         f"{outcome.involved} of {outcome.sessions}",
         str(outcome.errors_of_others),
+        f"{outcome.slowest_call_of_others_seconds:.2f} s" if outcome.involved < outcome.sessions else "–",
         str(outcome.errors_of_involved),
         recovered,
         str(outcome.ran_twice),

@@ -51,6 +51,7 @@ def test_a_fault_that_only_those_notice_whom_it_concerns_breaks_nothing() -> Non
     [
         pytest.param("errors of sessions that are not involved", {"error_of": 2}, id="another's error"),
         pytest.param("does not explain", {"error": "Failed: 500"}, id="another error"),
+        pytest.param("a call of another session took 6.1 s", {"slow": True}, id="another's wait"),
         pytest.param("recovery took", {"served_at": 13.0}, id="late"),
         pytest.param("not served again", {"served_at": 9.0}, id="never"),
         pytest.param("ran twice", {"ran": ["a", "b", "a"]}, id="twice"),
@@ -63,6 +64,8 @@ def test_each_promise_that_is_broken_is_named(words: str, changes: dict[str, typ
     number = changes.pop("error_of", 1)
     error = changes.pop("error", "ConnectionResetError: x")
     calls = [call(number, 10.05, error), call(1, changes.pop("served_at", 11.0))]
+    if changes.pop("slow", False):
+        calls.append(call(2, 16.0))
     outcome = judge(faults.PROXY_KILLED, calls, {1}, **changes)
     assert [broken for broken in outcome.broken if words in broken], outcome.broken
     assert "BROKEN" in report.table([outcome])
