@@ -96,11 +96,6 @@ def token_of(params: bytes) -> bytes:
     return bytes(members(params).get("progressToken", _NOTHING))
 
 
-def uri_of(params: bytes) -> str:
-    """The resource that params name; empty without."""
-    return text_of(members(params).get("uri", _NOTHING)) or ""
-
-
 def cancelled_id(params: bytes) -> bytes:
     """The request that a notification cancels."""
     return bytes(members(params).get("requestId", _NOTHING))

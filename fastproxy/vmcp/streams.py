@@ -213,8 +213,7 @@ class Hub:
             if owner is not None:
                 owner.say(data)
         elif method == "notifications/resources/updated":
-            if messages.uri_of(bytes(message.params)) in session.record.subscriptions:
-                self._say(session, data)
+            self._say(session, data)
         elif method == "notifications/cancelled":
             raw = messages.cancelled_id(bytes(message.params))
             sealed = seals.seal(session.record.secret, seals.Sealed(backend.id, raw.decode("utf-8", "replace")))

@@ -1,0 +1,151 @@
+"""Three vMCP processes on one Redis, real servers of every kind behind them, real clients that change process at every
+request: each server's own counter goes on, and what servers say on their own finds the client.
+
+Real: everything; each is a process of its own. Which process a request meets is drawn by lot in the client (tests/kit).
+Not here: what is aggregated and how it is called (test_catalog), one backend at a time (test_real_backends).
+"""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests import kit
+from tests.kit import redis_server
+from tests.vmcp import fleet, raw
+
+KINDS = ("mcp2-sse", "mcp1-json", "fastmcp-sse", "mcp2-stateless", "mcp1-httpsse", "mcp2-stdio")
+COUNTING = tuple(kind for kind in KINDS if kind != "mcp2-stateless")
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[redis_server.RedisServer]:
+    with redis_server.RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def place(redis: redis_server.RedisServer) -> Iterator[fleet.Place]:
+    with fleet.running(redis, KINDS) as running:
+        yield running
+
+
+@pytest.mark.parametrize("sdk", ["mcp2", "ts1"])
+def test_every_backends_own_counter_goes_on_whichever_process_is_asked(place: fleet.Place, sdk: str) -> None:
+    with place.client(sdk) as client:
+        for number in range(1, 6):
+            for kind in COUNTING:
+                answer = client.call(place.name(kind, "counter"))
+                assert (kind, answer.text) == (kind, str(number))
+        targets = {each["target"] for each in client.exchanges if each["rpc"] == "tools/call"}
+        assert targets == {0, 1, 2}
+
+
+def test_a_session_has_one_leg_per_backend_that_it_has_called(place: fleet.Place) -> None:
+    with place.client("mcp2") as client:
+        session_id = client.session_id
+        assert session_id is not None
+        assert place.legs(session_id) == {}
+        client.call(place.name("mcp2-sse", "counter"))
+        client.call(place.name("mcp1-json", "counter"))
+        client.call(place.name("mcp2-sse", "counter"))
+        assert set(place.legs(session_id)) == {"mcp2sse", "mcp1json"}
+
+
+@pytest.mark.parametrize("kind", ["mcp2-sse", "mcp1-httpsse", "mcp2-stdio"])
+@pytest.mark.parametrize("sdk", ["mcp2", "ts1"])
+def test_progress_and_log_reach_the_call_that_they_belong_to(place: fleet.Place, sdk: str, kind: str) -> None:
+    with place.client(sdk) as client:
+        answer = client.call(place.name(kind, "progress"), steps=3)
+        assert answer.text == "3 steps"
+        assert [step["progress"] for step in answer.progress] == [1, 2, 3]
+        client.call(place.name(kind, "log"), text="a line")
+        heard = client.notifications(1)
+        assert any("a line" in str(each) for each in heard), heard
+
+
+@pytest.mark.parametrize("kind", ["mcp2-sse", "mcp1-httpsse", "mcp2-stdio"])
+@pytest.mark.parametrize("sdk", ["mcp1", "ts1"])
+def test_a_backend_asks_the_client_and_gets_its_answer(place: fleet.Place, sdk: str, kind: str) -> None:
+    """The answer is posted to any of the processes; the question came by the one that makes the call."""
+    with place.client(sdk) as client:
+        for number in range(3):
+            assert client.call(place.name(kind, "sample"), prompt=f"say {number}").text
+            assert client.call(place.name(kind, "elicit"), message=f"name {number}?").text
+        assert len(client.asked) == 6
+
+
+@pytest.mark.parametrize("kind", ["mcp2-sse", "mcp1-json"])
+def test_what_belongs_to_no_call_comes_on_the_clients_stream(place: fleet.Place, kind: str) -> None:
+    """The leg is opened by whichever process is asked first; the one that has the client's stream listens to it."""
+    with place.client("ts1") as client:
+        client.await_stream()
+        client.call(place.name(kind, "counter"))
+        heard: list[kit.clients.Entry] = []
+        for _ in range(20):  # what is said before the leg's own stream is open is lost, as it is without vMCP
+            client.call(place.name(kind, "notify"), kind="updated")
+            heard = client.notifications(1, seconds_max=0.5)
+            if heard:
+                break
+        assert "notifications/resources/updated" in str(heard)
+
+
+def test_the_newest_stream_of_a_session_wins_on_whichever_process(place: fleet.Place) -> None:
+    with place.client("mcp2") as client:
+        session_id = client.session_id
+        assert session_id is not None
+        older, newer = (raw.stream(member.origin, session_id) for member in place.members[:2])
+        with older as first, newer as second:
+            assert first.read_to_end(seconds_max=5.0) is not None
+            assert second.is_open()
+
+
+def test_a_call_that_its_client_cancels_is_cancelled_at_the_backend(place: fleet.Place) -> None:
+    """The notification goes to any of the processes."""
+    with place.client("mcp2") as client:
+        for _ in range(3):
+            pending = client.begin_call(place.name("mcp2-sse", "slow"), seconds=30)
+            time.sleep(0.3)
+            client.abandon(pending)
+        assert client.call(place.name("mcp2-sse", "counter")).text == "1"
+    for member in place.members:
+        fleet.await_that(
+            lambda member=member: all(row["in_flight"] <= 2 for row in member.backends()), "no call is left", 10.0
+        )
+
+
+def test_a_forged_answer_reaches_no_backend(place: fleet.Place) -> None:
+    """Ids of a backend's requests are sealed: what a client made up is dropped, and the call goes on."""
+    with place.client("mcp1") as client:
+        assert client.session_id is not None
+        for forged in ("1", '"fp.AAAA"', '"fp.' + "A" * 80 + '"'):
+            status = raw.post(
+                place.members[0].origin,
+                f'{{"jsonrpc":"2.0","id":{forged},"result":{{}}}}',
+                session_id=client.session_id,
+            )[0]
+            assert status == 202
+        assert client.call(place.name("mcp2-sse", "counter")).text == "1"
+
+
+def test_an_ended_session_is_unknown_everywhere_and_its_legs_are_ended(place: fleet.Place) -> None:
+    with place.client("mcp2", terminate=False) as client:
+        session_id = client.session_id
+        assert session_id is not None
+        client.call(place.name("mcp2-sse", "counter"))
+        leg = place.legs(session_id)["mcp2sse"]
+        status, _, _ = raw.post(place.members[1].origin, None, session_id=session_id, method="DELETE")
+        assert status == 204
+        for member in place.members:
+            fleet.await_that(
+                lambda member=member: (
+                    raw.post(member.origin, '{"jsonrpc":"2.0","id":1,"method":"ping"}', session_id=session_id)[0] == 404
+                ),
+                "it is unknown",
+                2.0,
+            )
+        backend = place.backends["mcp2-sse"].origin
+        fleet.await_that(
+            lambda: raw.post(backend, '{"jsonrpc":"2.0","id":1,"method":"ping"}', session_id=leg)[0] == 404,
+            "the backend has ended it",
+        )
