@@ -52,6 +52,14 @@ def read_members(data: bytes | msgspec.Raw) -> Members:
         return {}
 
 
+def read_text(raw: bytes | msgspec.Raw) -> str | None:
+    """A JSON string; None when it is something else."""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except _FAULTS:
+        return None
+
+
 def read_caller(params: bytes) -> Caller:
     """Who makes this modern call."""
     meta = read_members(read_members(params).get("_meta", b"{}"))
@@ -59,7 +67,7 @@ def read_caller(params: bytes) -> Caller:
     return Caller(
         msgspec.Raw(bytes(meta.get(META + "clientInfo", b"{}"))),
         msgspec.Raw(bytes(meta.get(META + "clientCapabilities", b"{}"))),
-        _read_text(level) if level is not None else None,
+        read_text(level) if level is not None else None,
     )
 
 
@@ -223,7 +231,7 @@ def passes(params: bytes, level: str | None) -> bool:
     """Does a log message of these params reach a client that asked for this level? None: it asked for none."""
     if level not in _LEVELS:
         return False
-    said = _read_text(read_members(params).get("level", b'""'))
+    said = read_text(read_members(params).get("level", b'""'))
     return said not in _LEVELS or _LEVELS.index(said) >= _LEVELS.index(level)
 
 
@@ -246,12 +254,5 @@ def _put_meta(members: Members, meta: Members) -> None:
 def _read_code(members: Members) -> int | None:
     try:
         return msgspec.json.decode(members.get("code", b"null"), type=int)
-    except _FAULTS:
-        return None
-
-
-def _read_text(raw: bytes | msgspec.Raw) -> str | None:
-    try:
-        return msgspec.json.decode(raw, type=str)
     except _FAULTS:
         return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from fastproxy.vmcp import backends, era, messages, peer
+from fastproxy.vmcp import backends, bridge, era, peer
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Watch:
         message = peer.read_message(data)
         if message is None or message.method_name != UPDATED:
             return
-        updated = messages.uri_of(bytes(message.params))
+        updated = bridge.read_text(bridge.read_members(message.params).get("uri", b"")) or ""
         for uri, hearers in list(self._wanted.items()):
             if updated == uri or updated.startswith(uri.rstrip("/") + "/"):
                 for heard in list(hearers):

@@ -5,6 +5,7 @@ Real: the relay at both ends. Scripted: backends. The client is a socket that re
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from tests.kit import coroutines
 from tests.vmcp import group, speaker
 
 URI = "kit://greeting"
+eventually = functools.partial(coroutines.eventually, seconds_max=20.0)
 RESOURCES = {"tools": {}, "resources": {"subscribe": True}}
 
 
@@ -63,16 +65,16 @@ async def test_a_resource_at_a_session_backend_is_subscribed_to_until_nobody_wan
         second: list[str] = []
         watch.add(URI, first.append)
         watch.add(URI, second.append)
-        await coroutines.eventually(lambda: server.calls("resources/subscribe") and len(server.streams) == 2)
+        await eventually(lambda: server.calls("resources/subscribe") and len(server.streams) == 2)
         assert server.calls("resources/subscribe")[0].session not in (None, "session-1"), "discovery's is left alone"
         await say_updated(server)
-        await coroutines.eventually(lambda: first and second)
+        await eventually(lambda: first and second)
         watch.remove(URI, first.append)
         await say_updated(server)
-        await coroutines.eventually(lambda: len(second) == 2)
+        await eventually(lambda: len(second) == 2)
         assert len(first) == 1
         watch.remove(URI, second.append)
-        await coroutines.eventually(lambda: len(server.sessions) == 1)
+        await eventually(lambda: len(server.sessions) == 1)
         assert len(server.calls("resources/subscribe")) == 1
 
 
@@ -83,18 +85,18 @@ async def test_resources_of_a_modern_backend_share_one_stream_that_is_opened_ane
         watch = watches.Watch(running.get("one"), start_task=running.tasks.start)
         heard: list[str] = []
         watch.add(URI, heard.append)
-        await coroutines.eventually(lambda: len(server.streams) == 1)
+        await eventually(lambda: len(server.streams) == 1)
         watch.add("kit://other", heard.append)
-        await coroutines.eventually(lambda: len(server.calls("subscriptions/listen")) == 2 and len(server.streams) == 1)
+        await eventually(lambda: len(server.calls("subscriptions/listen")) == 2 and len(server.streams) == 1)
         filters = [
             call.params["notifications"]["resourceSubscriptions"] for call in server.calls("subscriptions/listen")
         ]
         assert filters == [[URI], [URI, "kit://other"]]
         await say_updated(server, "kit://other")
-        await coroutines.eventually(lambda: heard == ["kit://other"])
+        await eventually(lambda: heard == ["kit://other"])
         for uri in (URI, "kit://other"):
             watch.remove(uri, heard.append)
-        await coroutines.eventually(lambda: not server.streams)
+        await eventually(lambda: not server.streams)
 
 
 async def test_what_may_have_changed_while_the_watch_was_broken_counts_as_updated() -> None:
@@ -104,15 +106,15 @@ async def test_what_may_have_changed_while_the_watch_was_broken_counts_as_update
         watch = watches.Watch(running.get("one"), start_task=running.tasks.start)
         heard: list[str] = []
         watch.add(URI, heard.append)
-        await coroutines.eventually(lambda: server.calls("resources/subscribe"))
+        await eventually(lambda: server.calls("resources/subscribe"))
         await server.stop()
         server.sessions.clear()
         async with server:
-            await coroutines.eventually(lambda: heard == [URI])
-            await coroutines.eventually(lambda: len(server.calls("resources/subscribe")) == 2)
-            await coroutines.eventually(lambda: len(server.streams) == 2)
+            await eventually(lambda: heard == [URI])
+            await eventually(lambda: len(server.calls("resources/subscribe")) == 2)
+            await eventually(lambda: len(server.streams) == 2)
             watch.remove(URI, heard.append)
-            await coroutines.eventually(lambda: len(server.sessions) == 1)
+            await eventually(lambda: len(server.sessions) == 1)
 
 
 async def test_an_update_below_a_resource_is_an_update_for_who_watches_it() -> None:
@@ -122,12 +124,12 @@ async def test_an_update_below_a_resource_is_an_update_for_who_watches_it() -> N
         watch = watches.Watch(running.get("one"), start_task=running.tasks.start)
         heard: list[str] = []
         watch.add("file:///project", heard.append)
-        await coroutines.eventually(lambda: server.streams)
+        await eventually(lambda: server.streams)
         await say_updated(server, "file:///project/readme")
         await say_updated(server, "file:///projects")
-        await coroutines.eventually(lambda: heard == ["file:///project/readme"])
+        await eventually(lambda: heard == ["file:///project/readme"])
         watch.remove("file:///project", heard.append)
-        await coroutines.eventually(lambda: not server.streams)
+        await eventually(lambda: not server.streams)
 
 
 # ---- the client's stream
@@ -223,7 +225,7 @@ async def test_a_client_hears_what_is_honoured_then_news_under_its_own_id_then_t
         assert acknowledged["params"]["_meta"] == {MARK: "mine"}
         served.announce(frozenset({"tools", "prompts", "resources"}))
         assert (await client.next())["method"] == "notifications/tools/list_changed"
-        await coroutines.eventually(lambda: len(server.streams) == 2)
+        await eventually(lambda: len(server.streams) == 2)
         await say_updated(server)
         updated = await client.next()
         assert (updated["method"], updated["params"]["uri"]) == ("notifications/resources/updated", URI)
@@ -241,13 +243,13 @@ async def test_a_client_that_is_gone_leaves_nothing_behind() -> None:
         clients = [await listen(door, number, resourceSubscriptions=[URI]) for number in range(5)]
         for client in clients:
             await client.next()
-        await coroutines.eventually(lambda: server.calls("resources/subscribe"))
+        await eventually(lambda: server.calls("resources/subscribe"))
         assert len(served) == 5
         assert len(server.calls("resources/subscribe")) == 1, "one watch for all"
         for client in clients:
             client.leave()
-        await coroutines.eventually(lambda: len(served) == 0)
-        await coroutines.eventually(lambda: len(server.sessions) == 1)
+        await eventually(lambda: len(served) == 0)
+        await eventually(lambda: len(server.sessions) == 1)
 
 
 async def test_a_client_that_does_not_read_is_owed_each_news_once() -> None:
@@ -270,5 +272,5 @@ async def test_a_client_that_does_not_read_is_owed_each_news_once() -> None:
 async def test_a_filter_that_is_none_is_refused(wanted: dict[str, object]) -> None:
     async with front(server_with_resources("legacy")) as (door, _):
         client = await listen(door, 1, **wanted)
-        await coroutines.eventually(lambda: door.refused)
+        await eventually(lambda: door.refused)
         client.leave()
