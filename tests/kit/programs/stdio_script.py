@@ -115,6 +115,11 @@ def changed(kind: str = "tools", **_: typing.Any) -> str:
     return "changed"
 
 
+def later(seconds: float, kind: str = "tools", **_: typing.Any) -> str:
+    threading.Timer(seconds, changed, (kind,)).start()
+    return "soon"
+
+
 def seen(**_: typing.Any) -> str:
     return json.dumps(SEEN)
 
@@ -122,7 +127,7 @@ def seen(**_: typing.Any) -> str:
 VERBS = {
     verb.__name__: verb
     for verb in (
-        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, seen,
+        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, later, seen,
     )
 }  # fmt: skip
 SEEN: list[str] = []
