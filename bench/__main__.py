@@ -12,6 +12,8 @@ from bench import build, machine, report, scenarios, stage
 from bench.compare import RIVALS
 from bench.compare.rival import Rival
 
+# What an aggregated call costs is told in terms of a proxied one.
+BESIDE_AGGREGATORS = ("fastproxy", "haproxy-stick", "floor")
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -64,9 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _is_at_fault(concluded: report.ScenarioResult) -> bool:
     """Whether fastproxy answered wrongly, or was to be measured and could not be."""
-    ours = concluded.medians.get("fastproxy", {})
-    failed = concluded.skipped.get("fastproxy", "").startswith("failed")
-    return failed or any(ours.get(fault) for fault in report.FAULTS)
+    for name in ("fastproxy", "fastproxy-vmcp"):
+        failed = concluded.skipped.get(name, "").startswith("failed")
+        if failed or any(concluded.medians.get(name, {}).get(fault) for fault in report.FAULTS):
+            return True
+    return False
 
 
 def run_scenario(
@@ -127,8 +131,8 @@ def _run_one_by_one(
             _progress(f"round {number + 1} of {plan.rounds}: {rival.name}")
             try:
                 with stage.Stage(rival, scenario.layout, tools) as on:
-                    if scenario.measure is scenarios.measure_streams:
-                        on.open_sessions(plan.streams)
+                    if scenario.measure in (scenarios.measure_streams, scenarios.measure_restore):
+                        on.open_sessions(_sessions(scenario, plan))
                     if values := _attempt(scenario, on, plan, skipped):
                         rounds.append(report.Round(round=number, proxy=rival.name, values=values))
             except stage.StageError as error:
@@ -151,7 +155,13 @@ def _sessions(scenario: scenarios.Scenario, plan: scenarios.Plan) -> int:
 
 
 def _unfit(rival: Rival, scenario: scenarios.Scenario, tools: build.Tools) -> str | None:
-    if scenario.needs and scenario.needs not in rival.abilities:
+    if rival.aggregates and not scenario.layout.backends:
+        return "makes one server of many, and here is but one"
+    if scenario.layout.backends and not rival.aggregates and rival.name not in BESIDE_AGGREGATORS:
+        return "no aggregator, and others of its kind are shown"
+    if scenario.needs == "aggregation" and not rival.aggregates:
+        return "makes no one server of many"
+    if scenario.needs not in (None, "aggregation") and scenario.needs not in rival.abilities:
         return f"has no {scenario.needs} here"
     if rival.of_events and not scenario.of_events:
         return "no events here: nothing that its twin does not show"

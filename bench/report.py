@@ -23,6 +23,8 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "streams": ("streams", 1, 0),
     "streams_lost": ("lost", 1, 0),
     "streams_left": ("left at backend", 1, 0),
+    "bytes_per_answer": ("bytes/answer", 1, 0),
+    "initialized_again": ("initialized again", 1, 0),
     "errors": ("errors", 1, 0),
     "violations": ("violations", 1, 0),
 }

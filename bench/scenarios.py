@@ -112,6 +112,28 @@ def measure_event_delay(on: stage.Stage, plan: Plan) -> Values:
     }
 
 
+def measure_list(on: stage.Stage, plan: Plan) -> Values:
+    return _measure(on, f"list {plan.seconds}", warm_up="list 0.2")
+
+
+def measure_restore(on: stage.Stage, plan: Plan) -> Values:
+    """Sessions that another process has opened and used: one call for each of them, all of it from the store."""
+    on.restart()
+    opened_before = on.backend.ask("stats")["initializes"]
+    busy_before = on.cpu_seconds()
+    done = on.load.ask("each 1")
+    busy = on.cpu_seconds() - busy_before
+    return {
+        "cpu_us": busy / max(done["requests"], 1) * 1e6,
+        "p50_us": done["p50_us"],
+        "p99_us": done["p99_us"],
+        "requests": done["requests"],
+        "errors": done["errors"],
+        "violations": done["violations"],
+        "initialized_again": on.backend.ask("stats")["initializes"] - opened_before,
+    }
+
+
 def measure_idle(on: stage.Stage, plan: Plan) -> Values:
     time.sleep(1)
     busy_before = on.cpu_seconds()
@@ -137,6 +159,7 @@ def _measure(on: stage.Stage, command: str, *, warm_up: str) -> Values:
         "rss_bytes": on.rss_bytes(),
         "processes": len(on.processes()),  # two workers that are one process would be no two workers
         "requests": done["requests"],
+        "bytes_per_answer": done["bytes"] / max(done["requests"], 1),
         "errors": done["errors"] + warmed["errors"],
         "violations": done["violations"] + warmed["violations"],
     }
@@ -148,6 +171,11 @@ def _streams_left(on: stage.Stage) -> float:
     while (left := on.backend.ask("stats")["streams_open"]) and time.monotonic() < deadline:
         time.sleep(0.1)
     return float(left)
+
+
+def group(backends: int, tools: int, *, connections: int = 64, redis: bool = False) -> stage.Layout:
+    """Servers of their own with so many tools each, for who makes one of them."""
+    return stage.Layout(backends=backends, tools=tools, connections=connections, redis=redis)
 
 
 JSON = stage.Layout()
@@ -184,5 +212,26 @@ SCENARIOS: dict[str, Scenario] = {
         stage.Layout(stream="message", stream_seconds=0.016),
     ),
     "tls": Scenario("json, TLS in front", measure_closed, stage.Layout(tls=True), needs="tls"),
+    "group-call-1": Scenario("tools/call through one server's prefix", measure_closed, group(1, 67)),
+    "group-call-10": Scenario("tools/call, each at one of ten servers", measure_closed, group(10, 67)),
+    "group-list": Scenario(
+        "tools/list of 500 tools of ten servers", measure_list, group(10, 50, connections=8), needs="aggregation"
+    ),
+    "group-initialize": Scenario("new sessions in front of ten servers", measure_initialize, group(10, 67)),
+    "group-restore": Scenario(
+        "a call in each of 1,000 sessions that another process has opened, one at a time; ten servers, Redis",
+        measure_restore,
+        group(10, 67, connections=1, redis=True),
+        holds=False,
+        needs="legs",
+    ),
+    "group-sessions": Scenario(
+        "what a session weighs that has called each of ten servers of 67 tools, and calls over so many",
+        measure_closed,
+        group(10, 67),
+        sessions=5000,
+        needs="legs",
+        of_sessions=True,
+    ),
     "idle": Scenario("a process with nothing to do, and its start", measure_idle, holds=False),
 }

@@ -47,6 +47,8 @@ INITIALIZE = json.dumps(
         },
     }
 )
+LIST_TOOLS = '{"jsonrpc":"2.0","id":2,"method":"tools/list"}'
+HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 
 
 class StageError(Exception):
@@ -67,6 +69,10 @@ class Layout(msgspec.Struct, frozen=True):
     workers: int = 1
     tls: bool = False
     redis: bool = False
+    backends: int = 0
+    """Servers of their own, for an aggregator; 0: four replicas of one."""
+    tools: int = 0
+    """Of each of those servers."""
 
 
 class Talker:
@@ -101,6 +107,7 @@ class Stage:
     load: Talker
     backend: Talker
     proxy: subprocess.Popen[bytes]
+    place: Place
     seconds_to_serve: float
 
     def __init__(self, rival: Rival, layout: Layout, tools: build.Tools) -> None:
@@ -140,12 +147,25 @@ class Stage:
         Growth counts from a process that has already served: its buffers and connections are not the sessions'.
         """
         self.load.ask(f"sessions {min(count, SESSIONS_TO_WARM_UP)}")
+        self._use_sessions()
         self.load.ask("closed 0.3")
         before = self.rss_bytes()
         opened = self.load.ask(f"sessions {count}")
+        self._use_sessions()
         if opened["sessions"] < count:
             raise StageError(f"only {opened['sessions']} of {count} sessions could be opened")
         return (self.rss_bytes() - before) / max(count - SESSIONS_TO_WARM_UP, 1)
+
+    def _use_sessions(self) -> None:
+        """A call in every session at every server, where each is remembered: what is measured are later ones."""
+        if self.layout.backends and "legs" in self.rival.abilities:
+            self.load.ask(f"each {self.layout.backends}")
+
+    def restart(self) -> None:
+        """The proxy's process anew, in the same place: what the new one knows of sessions, it has from the store."""
+        _stop(self.proxy)
+        self.ending.remove(self.proxy)
+        self._start_proxy()
 
     def _start(self) -> None:
         layout = self.layout
@@ -153,7 +173,7 @@ class Stage:
         self.backend = self._keep(Talker(_pin(str(backend_cpu), [str(self.tools.backend), *_backend_options(layout)])))
         backend_ports = tuple(self.backend.hear()["ports"])
         redis_url = self._start_store(str(backend_cpu)) if layout.redis else None
-        place = Place(
+        self.place = Place(
             directory=self.directory,
             port=self.port,
             backend_ports=backend_ports,
@@ -162,15 +182,18 @@ class Stage:
             redis_url=redis_url,
             certificate=make_certificate() if layout.tls else None,
         )
+        self._start_proxy()
+        self.load = self._keep(Talker(_pin(str(load_cpu), [str(self.tools.load), *self._load_options()])))
+
+    def _start_proxy(self) -> None:
         # two workers get a processor each only where the load keeps its own
-        proxy_cpus = f"0-{layout.workers - 1}" if layout.workers + 2 <= CPUS else "0"
+        proxy_cpus = f"0-{self.layout.workers - 1}" if self.layout.workers + 2 <= CPUS else "0"
         output = (self.directory / "output.log").open("wb")
         started = time.monotonic()
-        self.proxy = self._keep(_spawn(_pin(proxy_cpus, self.rival.start(place)), stdout=output, stderr=output))
+        self.proxy = self._keep(_spawn(_pin(proxy_cpus, self.rival.start(self.place)), stdout=output, stderr=output))
         output.close()
         self._await_answer(started)
         self.seconds_to_serve = time.monotonic() - started
-        self.load = self._keep(Talker(_pin(str(load_cpu), [str(self.tools.load), *self._load_options()])))
 
     def _keep(self, process: Any) -> Any:
         self.ending.append(process)
@@ -186,11 +209,16 @@ class Stage:
         while time.monotonic() - started < START_SECONDS_MAX:
             if self.proxy.poll() is not None:
                 break
-            if _answers(self.port, tls=self.layout.tls):
+            if _answers(self.port, tls=self.layout.tls) and self._offers_everything():
                 return
             time.sleep(0.005)
         log = (self.directory / "output.log").read_text(errors="replace").strip().splitlines() or ["nothing said"]
         raise StageError(f"{self.rival.name} did not serve (exit code {self.proxy.poll()}): {log[-1][:300]}")
+
+    def _offers_everything(self) -> bool:
+        """Whether an aggregator has heard of every server: what it does not know, it refuses."""
+        wanted = self.layout.backends * self.layout.tools if self.rival.aggregates else 0
+        return not wanted or _count_tools(self.port) == wanted
 
     def _start_store(self, cpu: str) -> str:
         server = find_store()
@@ -216,6 +244,7 @@ class Stage:
             ("answer-bytes", layout.answer_bytes),
             ("events", layout.events),
             ("tls", int(layout.tls)),
+            ("backends", layout.backends if self.rival.aggregates else 0),
         ):
             yield from (f"--{name}", str(value))
 
@@ -265,6 +294,8 @@ def _spawn(command: list[str], **options: Any) -> subprocess.Popen[Any]:
 def _backend_options(layout: Layout) -> Iterator[str]:
     yield from ("--answer", layout.answer, "--stream", layout.stream, "--stream-seconds", str(layout.stream_seconds))
     yield from ("--answer-bytes", str(layout.answer_bytes), "--events", str(layout.events))
+    if layout.backends:
+        yield from ("--replicas", str(layout.backends), "--tools", str(layout.tools))
 
 
 def _free_port() -> int:
@@ -276,7 +307,6 @@ def _free_port() -> int:
 
 def _answers(port: int, *, tls: bool) -> bool:
     """Whether an `initialize` is answered with 200: that, and not an open port, is what serving means."""
-    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
     if tls:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -285,13 +315,23 @@ def _answers(port: int, *, tls: bool) -> bool:
         )
     else:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("POST", "/mcp", INITIALIZE, headers)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("POST", "/mcp", INITIALIZE, HEADERS)
         return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return False
+
+
+def _count_tools(port: int) -> int:
+    """How many a client is told of. Ten servers may take a slow rival a while."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS_MAX)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        connection.request("POST", "/mcp", INITIALIZE, HEADERS)
+        answer = connection.getresponse()
+        answer.read()
+        session = {"mcp-session-id": answer.getheader("mcp-session-id") or "", "mcp-protocol-version": "2025-11-25"}
+        connection.request("POST", "/mcp", LIST_TOOLS, HEADERS | session)
+        return connection.getresponse().read().count(b'"inputSchema"')
+    return 0
 
 
 def _stop(process: subprocess.Popen[Any]) -> None:

@@ -3,7 +3,7 @@
 `RIVALS` is the table; a new rival is one file and one line in it.
 """
 
-from bench.compare import envoy, fastproxy, floor, haproxy, nginx, plain_aiohttp
+from bench.compare import envoy, fastmcp, fastproxy, fastproxy_vmcp, floor, haproxy, nginx, plain_aiohttp
 from bench.compare.rival import Rival
 
 RIVALS: dict[str, Rival] = {
@@ -18,5 +18,7 @@ RIVALS: dict[str, Rival] = {
         envoy.STATEFUL,
         plain_aiohttp.RIVAL,
         floor.RIVAL,
+        fastproxy_vmcp.RIVAL,
+        fastmcp.RIVAL,
     )
 }

@@ -43,8 +43,10 @@ class Rival(msgspec.Struct, frozen=True):
     """It holds memory per session (Envoy's stateful session puts the address into the id instead)."""
     of_events: bool = False
     """A variant that differs only where events are streamed."""
+    aggregates: bool = False
+    """It makes one server of many: it has nothing to do with replicas of one, but is measured beside who has."""
     abilities: frozenset[str] = frozenset()
-    """Of `tls`, `workers`, `redis`."""
+    """Of `tls`, `workers`, `redis`, `legs` (a session keeps its backends' sessions, in the store too)."""
 
 
 def find_program(name: str) -> str | None:

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "http.h"
 
@@ -62,6 +63,42 @@ static int format_result(char *out, struct span id, int replica, bool own, int s
                    "from the west; no rain is expected before Sunday evening\"}],\"structuredContent\":"
                    "{\"temperature\":21,\"wind\":\"west\",\"rain\":false},\"isError\":false}}",
                    (int)id.len, id.at, replica, own, step);
+}
+
+/* Tools of ordinary size, about 600 bytes each; the first of them is the one that the load calls. */
+static int format_tools(char *out, struct span id, int tools)
+{
+    char *at = out + sprintf(out, "{\"jsonrpc\":\"2.0\",\"id\":%.*s,\"result\":{\"tools\":[", (int)id.len, id.at);
+    for (int i = 0; i < tools; i++) {
+        char name[32] = "forecast";
+        if (i)
+            sprintf(name, "forecast_of_kind_%d", i);
+        at += sprintf(at,
+                      "%s{\"name\":\"%s\",\"title\":\"Weather forecast\",\"description\":\"Tells the weather of the next "
+                      "days for a city: temperature, wind and rain, by the day. Give the city's name as people there "
+                      "write it; for more than seven days ahead ask for the climate instead.\",\"inputSchema\":{\"type\":"
+                      "\"object\",\"properties\":{\"city\":{\"type\":\"string\",\"description\":\"Name of the city\"},\"days\":"
+                      "{\"type\":\"integer\",\"minimum\":1,\"maximum\":7},\"units\":{\"type\":\"string\"},\"notes\":{\"type\":"
+                      "\"string\"}},\"required\":[\"city\"]},\"annotations\":{\"readOnlyHint\":true}}",
+                      i ? "," : "", name);
+    }
+    return (int)(at + sprintf(at, "]}}") - out);
+}
+
+/* What the stub does not have; a list of it is empty. */
+static int format_empty_list(char *out, struct span id, const char *member)
+{
+    return sprintf(out, "{\"jsonrpc\":\"2.0\",\"id\":%.*s,\"result\":{\"%s\":[]}}", (int)id.len, id.at, member);
+}
+
+/* As a server of the eras with sessions answers what it does not know. */
+static int format_refusal(char *out, struct span id)
+{
+    char body[256];
+    int len = sprintf(body, "{\"jsonrpc\":\"2.0\",\"id\":%.*s,\"error\":{\"code\":-32600,\"message\":\"Missing session ID\"}}",
+                      (int)id.len, id.at);
+    return sprintf(out, "HTTP/1.1 400 Bad Request\r\nserver: uvicorn\r\ncontent-type: application/json\r\n"
+                        "content-length: %d\r\n\r\n%s", len, body);
 }
 
 /* One event in one chunk. */

@@ -5,7 +5,9 @@
  * known without a table, at a million sessions too. It answers wrong ones all the same (as "own":0), so that a
  * proxy without stickiness does the same work as the others.
  *
- *   backend [--replicas 4] [--answer json|sse] [--answer-bytes 0] [--events 10]
+ * With --tools it is as many servers as replicas, each with that many tools: an aggregator may stand before it.
+ *
+ *   backend [--replicas 4] [--answer json|sse] [--answer-bytes 0] [--events 10] [--tools 0]
  *           [--event-seconds 0.001] [--stream idle|comment|message] [--stream-seconds 1.0]
  *           [--keep-alive-seconds 5]
  *
@@ -79,6 +81,44 @@ static int64_t emit_events(void)
     return wait;
 }
 
+static bool asks(const struct connection *c, const char *method)
+{
+    return memmem(c->start, c->body_seen < FILL_FROM ? c->body_seen : FILL_FROM, method, strlen(method)) != NULL;
+}
+
+/* What an aggregator asks besides calls: what there is, whether all is well, and the end of a session. */
+static bool answer_aggregator(struct connection *c, bool has_id)
+{
+    static char *out, *body;
+    static const struct {
+        const char *method, *member;
+    } lists[] = {
+        {"\"resources/templates/list\"", "resourceTemplates"},
+        {"\"resources/list\"", "resources"},
+        {"\"prompts/list\"", "prompts"},
+    };
+    if (!out)
+        out = malloc((size_t)options.tools * 1024 + 8192), body = malloc((size_t)options.tools * 1024 + 4096);
+    if (c->ending || !has_id) {
+        send_bytes(c, out, (size_t)sprintf(out, "HTTP/1.1 %s\r\nserver: uvicorn\r\ncontent-length: 0\r\n\r\n",
+                                           c->ending ? "200 OK" : "202 Accepted"));
+        return true;
+    }
+    int len = asks(c, "\"tools/list\"") ? format_tools(body, c->id, options.tools) : 0;
+    for (size_t i = 0; !len && i < sizeof lists / sizeof *lists; i++)
+        if (asks(c, lists[i].method))
+            len = format_empty_list(body, c->id, lists[i].member);
+    if (len) {
+        size_t head_len = (size_t)format_json_head(out, (size_t)len, "");
+        memcpy(out + head_len, body, (size_t)len);
+        send_bytes(c, out, head_len + (size_t)len);
+    } else if (asks(c, "\"server/discover\""))
+        send_bytes(c, out, (size_t)format_refusal(out, c->id));
+    else
+        return false;
+    return true;
+}
+
 static void open_stream(struct connection *c, const char *session)
 {
     char out[1024];
@@ -109,6 +149,8 @@ static void answer(struct connection *c, struct span session)
     counts.foreign += !c->own;
     if (c->get)
         return open_stream(c, named);
+    if (options.tools && answer_aggregator(c, id != NULL))
+        return;
     (options.sse ? answer_events : answer_json)(c, named);
 }
 
@@ -146,6 +188,7 @@ static size_t take_head(struct connection *c, const char *bytes, size_t len)
     struct span session = header_value(bytes, head_len, "mcp-session-id");
     c->own = session.at && hex_digit(session.at[session.len - 1]) == c->watched.replica;
     c->get = bytes[0] == 'G';
+    c->ending = bytes[0] == 'D';
     c->sound = true;
     c->body_seen = 0;
     body_start(&c->body, bytes, head_len);

@@ -25,7 +25,7 @@ struct connection {
     struct connection *previous, *next; /* in the list of all */
     char *head;                         /* a head that came in pieces */
     size_t head_len;
-    bool in_body, get, initialize, own, streaming, sound;
+    bool in_body, get, ending, initialize, own, streaming, sound;
     struct body body;
     uint64_t body_len;   /* declared, to know where filler ends */
     uint64_t body_seen;

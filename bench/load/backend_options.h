@@ -11,11 +11,11 @@
 #define REPLICAS_MAX 16
 
 static struct {
-    int replicas, events;
+    int replicas, events, tools;
     size_t answer_bytes;
     bool sse, timed_streams, stream_messages;
     int64_t event_every, stream_every, keep_alive;
-} options = {4, 10, 0, false, false, false, 1000000, 1000000000, 5000000000};
+} options = {4, 10, 0, 0, false, false, false, 1000000, 1000000000, 5000000000};
 
 static int64_t nanoseconds(const char *seconds)
 {
@@ -34,6 +34,8 @@ static void read_options(int argc, char **argv)
             options.answer_bytes = strtoul(value, NULL, 10);
         else if (!strcmp(name, "--events"))
             options.events = atoi(value);
+        else if (!strcmp(name, "--tools"))
+            options.tools = atoi(value);
         else if (!strcmp(name, "--event-seconds"))
             options.event_every = nanoseconds(value);
         else if (!strcmp(name, "--stream"))

@@ -1,6 +1,6 @@
 /* The load: MCP clients in one epoll loop, closed loop or open loop, every answer checked.
  *
- *   load --port P [--connections 64] [--body-bytes 400] [--answer-bytes 0] [--events 0] [--tls 1]
+ *   load --port P [--connections 64] [--body-bytes 400] [--answer-bytes 0] [--events 0] [--tls 1] [--backends 0]
  *
  * One command per line on standard input, one line of JSON per command on standard output:
  *   sessions N        open sessions until there are N
@@ -8,6 +8,8 @@
  *   open RATE SECONDS calls at a fixed rate, timed from the instant each was due (no coordinated omission)
  *   fresh SECONDS     closed loop with a new connection per call
  *   initialize SECONDS  closed loop of `initialize`, ids not kept
+ *   list SECONDS      closed loop of tools/list
+ *   each N            a call at each of the first N backends for every open session, in their order
  *   streams N · watch SECONDS · hangup    GET streams: open, read for a while, close
  */
 #define _GNU_SOURCE
@@ -16,7 +18,7 @@
 
 #include "streams.h"
 
-enum ask { ASK_CALL, ASK_INITIALIZE };
+enum ask { ASK_CALL, ASK_INITIALIZE, ASK_LIST, ASKS };
 
 struct connection {
     struct link link;
@@ -25,26 +27,28 @@ struct connection {
     size_t out_len, out_at;
     struct answer answer;
     uint32_t session, id;
+    int backend;
     int64_t due;
 };
 
 static struct {
-    int port, connections;
+    int port, connections, backends;
     size_t body_bytes;
     bool tls;
     struct expectation expected;
-} options = {.connections = 64, .body_bytes = 400};
+} options = {.connections = 64, .body_bytes = 400, .expected.holds = "replica="};
 
 static struct {
     enum ask ask;
     bool fresh, keep;
+    int in_order; /* calls for each session, one after another; 0: any session, any backend */
     double rate; /* per second; 0: closed loop */
     int64_t started, until;
-    uint64_t begun_max, begun, done, errors, violations;
+    uint64_t begun_max, begun, done, errors, violations, bytes;
     struct histogram latency;
 } run;
 
-static struct template templates[2];
+static struct template templates[ASKS];
 static struct connection *connections;
 static uint32_t *idle, idle_first, idle_count; /* a ring: the connection that has rested longest goes next */
 static struct session *sessions;
@@ -116,8 +120,13 @@ static void begin(struct connection *c, int64_t due)
     c->busy = true;
     c->due = due;
     c->id = ID_FIRST + next_id++ % 800000000u;
-    c->session = run.ask == ASK_CALL ? random_below(sessions_len) : 0;
-    c->out_len = template_write(&templates[run.ask], c->out, &sessions[c->session], c->id);
+    c->session = run.ask == ASK_INITIALIZE ? 0 : random_below(sessions_len);
+    c->backend = options.backends ? (int)random_below((uint32_t)options.backends) : 0;
+    if (run.in_order) {
+        c->session = (uint32_t)(run.begun / (uint64_t)run.in_order);
+        c->backend = (int)(run.begun % (uint64_t)run.in_order);
+    }
+    c->out_len = template_write(&templates[run.ask], c->out, &sessions[c->session], c->id, c->backend);
     c->out_at = 0;
     answer_expect(&c->answer, run.ask == ASK_CALL ? options.expected.body_bytes : 0);
     run.begun++;
@@ -140,7 +149,7 @@ static bool keep_session(const struct answer *answer)
     struct session *session = &sessions[sessions_len++];
     memcpy(session->id, id.at, id.len);
     session->len = (uint8_t)id.len;
-    session->replica = (uint8_t)answer_number(answer, "replica=");
+    session->replica = (uint8_t)answer_number(answer, "replica="); /* an aggregator names none: 255 */
     return true;
 }
 
@@ -151,14 +160,17 @@ static bool may_begin(void)
 
 static void finish(struct connection *c)
 {
-    static const struct expectation any = {0, 0};
-    if (!answer_is_right(&c->answer, c->id, run.ask == ASK_CALL ? &options.expected : &any))
+    static const struct expectation initialized = {.holds = "\"protocolVersion\":"}, listed = {.holds = "\"tools\":["};
+    const struct expectation *expected[] = {&options.expected, &initialized, &listed};
+    if (!answer_is_right(&c->answer, c->id, expected[run.ask]))
         return fail(c);
     if (run.ask == ASK_INITIALIZE && !keep_session(&c->answer))
         return fail(c);
-    if (run.ask == ASK_CALL)
-        run.violations += answer_number(&c->answer, "replica=") != sessions[c->session].replica ||
-                          answer_number(&c->answer, "own=") != 1;
+    if (run.ask == ASK_CALL) {
+        int own = sessions[c->session].replica == 255 ? c->backend : sessions[c->session].replica;
+        run.violations += answer_number(&c->answer, "replica=") != own || answer_number(&c->answer, "own=") != 1;
+    }
+    run.bytes += c->answer.body_bytes;
     histogram_add(&run.latency, now_nanoseconds() - c->due);
     run.done++;
     c->reused = true;
@@ -234,8 +246,9 @@ static void run_load(void)
                 read_answer(c);
         }
     }
-    printf("{\"requests\":%lu,\"errors\":%lu,\"violations\":%lu,\"sessions\":%u,\"seconds\":%.4f,", run.done,
-           run.errors, run.violations, sessions_len, (double)(now_nanoseconds() - run.started) / 1e9);
+    printf("{\"requests\":%lu,\"errors\":%lu,\"violations\":%lu,\"sessions\":%u,\"bytes\":%lu,\"seconds\":%.4f,",
+           run.done, run.errors, run.violations, sessions_len, run.bytes,
+           (double)(now_nanoseconds() - run.started) / 1e9);
     histogram_print(&run.latency);
     printf("}\n");
 }
@@ -265,16 +278,22 @@ static void obey(const char *line)
         run.begun_max = first > sessions_len ? (uint64_t)first - sessions_len : 0;
         return run_load();
     }
-    prepare_run(strcmp(name, "initialize") ? ASK_CALL : ASK_INITIALIZE, strcmp(name, "open") ? first : second);
+    enum ask ask = !strcmp(name, "initialize") ? ASK_INITIALIZE : !strcmp(name, "list") ? ASK_LIST : ASK_CALL;
+    prepare_run(ask, strcmp(name, "open") ? first : second);
     run.fresh = !strcmp(name, "fresh");
+    if (!strcmp(name, "each")) {
+        run.in_order = first < 1 ? 1 : (int)first;
+        run.begun_max = (uint64_t)sessions_len * (uint64_t)run.in_order;
+        run.until = INT64_MAX / 2;
+    }
     if (!strcmp(name, "open")) { /* as many as are due in that time, however late the last of them are answered */
         run.rate = first;
         run.begun_max = (uint64_t)(first * second);
         run.until = INT64_MAX / 2;
     }
-    if (run.ask == ASK_CALL && !sessions_len)
+    if (run.ask != ASK_INITIALIZE && !sessions_len)
         printf("{\"error\":\"no session is open\"}\n");
-    else if (strcmp(name, "closed") && strcmp(name, "open") && strcmp(name, "fresh") && strcmp(name, "initialize"))
+    else if (ask == ASK_CALL && !run.fresh && !run.in_order && strcmp(name, "closed") && strcmp(name, "open"))
         printf("{\"error\":\"unknown command, or streams that are not open\"}\n");
     else
         run_load();
@@ -294,6 +313,8 @@ static void read_options(int argc, char **argv)
             options.expected.body_bytes = (size_t)value;
         else if (!strcmp(argv[i], "--events"))
             options.expected.events = (int)value;
+        else if (!strcmp(argv[i], "--backends"))
+            options.backends = (int)value;
         else if (!strcmp(argv[i], "--tls"))
             options.tls = value != 0;
         else {
@@ -311,7 +332,8 @@ int main(int argc, char **argv)
     prctl(PR_SET_TIMERSLACK, 1); /* the default of 50 us would be part of every open-loop latency */
     poller = epoll_create1(EPOLL_CLOEXEC);
     template_initialize(&templates[ASK_INITIALIZE], options.port);
-    template_call(&templates[ASK_CALL], options.port, options.body_bytes);
+    template_call(&templates[ASK_CALL], options.port, options.body_bytes, options.backends > 0);
+    template_list(&templates[ASK_LIST], options.port);
     size_t room = template_bytes_max(&templates[ASK_CALL]) + template_bytes_max(&templates[ASK_INITIALIZE]);
     connections = calloc((size_t)options.connections, sizeof *connections);
     idle = calloc((size_t)options.connections, sizeof *idle);

@@ -3,6 +3,9 @@
  * An answer is right when its status is 200, its JSON-RPC id is the request's, its body is whole (its filler,
  * its number of events) and it says that it comes from the replica that issued the session. A right answer from
  * the wrong replica is a violation; anything else is an error.
+ *
+ * Before an aggregator each replica is a server of its own, b0, b1 …: a call names one of them by the tool's prefix,
+ * and that one has to answer.
  */
 #ifndef BENCH_REQUEST_H
 #define BENCH_REQUEST_H
@@ -23,6 +26,7 @@ struct session {
 struct expectation {
     size_t body_bytes; /* of a call's answer; 0: any */
     int events;        /* of a call's answer; 0: JSON */
+    const char *holds; /* what stands near an answer's beginning */
 };
 
 /* A request with two holes: the session id in its head and the JSON-RPC id in its body. */
@@ -30,7 +34,7 @@ struct template {
     char before_session[1024], after_session[128];
     size_t before_len, after_len;
     char *body;
-    size_t body_len, id_at;
+    size_t body_len, id_at, backend_at; /* where a backend's digit stands in a tool's name; 0: nowhere */
     bool has_session;
 };
 
@@ -65,21 +69,34 @@ static void template_initialize(struct template *t, int port)
     template_head(t, "POST", "application/json, text/event-stream", port, false);
 }
 
-static void template_call(struct template *t, int port, size_t body_bytes)
+static void template_call(struct template *t, int port, size_t body_bytes, bool prefixed)
 {
-    static const char start[] =
-        "{\"jsonrpc\":\"2.0\",\"id\":100000000,\"method\":\"tools/call\",\"params\":{\"_meta\":{\"progressToken\":1},"
-        "\"name\":\"forecast\",\"arguments\":{\"city\":\"Springfield\",\"days\":3,\"units\":\"metric\",\"notes\":\"";
+    char start[256];
     static const char end[] = "\"}}}";
-    size_t least = sizeof start - 1 + sizeof end - 1;
+    size_t start_len = (size_t)snprintf(
+        start, sizeof start,
+        "{\"jsonrpc\":\"2.0\",\"id\":100000000,\"method\":\"tools/call\",\"params\":{\"_meta\":{\"progressToken\":1},"
+        "\"name\":\"%sforecast\",\"arguments\":{\"city\":\"Springfield\",\"days\":3,\"units\":\"metric\",\"notes\":\"",
+        prefixed ? "b0_" : "");
+    size_t least = start_len + sizeof end - 1;
     t->body_len = body_bytes > least ? body_bytes : least;
     t->body = malloc(t->body_len + 1);
     memset(t->body, '-', t->body_len);
-    memcpy(t->body, start, sizeof start - 1);
+    memcpy(t->body, start, start_len);
     if (t->body_len > FILL_FROM + FILL_TAIL)
         fill_write(t->body, FILL_FROM, t->body_len - FILL_TAIL);
     memcpy(t->body + t->body_len - (sizeof end - 1), end, sizeof end - 1);
     t->id_at = (size_t)(strstr(start, "100000000") - start);
+    t->backend_at = prefixed ? (size_t)(strstr(start, "b0_forecast") - start) + 1 : 0;
+    t->has_session = true;
+    template_head(t, "POST", "application/json, text/event-stream", port, true);
+}
+
+static void template_list(struct template *t, int port)
+{
+    t->body = strdup("{\"jsonrpc\":\"2.0\",\"id\":100000000,\"method\":\"tools/list\"}");
+    t->body_len = strlen(t->body);
+    t->id_at = (size_t)(strstr(t->body, "100000000") - t->body);
     t->has_session = true;
     template_head(t, "POST", "application/json, text/event-stream", port, true);
 }
@@ -90,7 +107,8 @@ static void template_stream(struct template *t, int port)
     template_head(t, "GET", "text/event-stream", port, true);
 }
 
-static size_t template_write(const struct template *t, char *out, const struct session *session, uint32_t id)
+static size_t template_write(const struct template *t, char *out, const struct session *session, uint32_t id,
+                             int backend)
 {
     char *at = mempcpy(out, t->before_session, t->before_len);
     if (t->has_session)
@@ -99,6 +117,8 @@ static size_t template_write(const struct template *t, char *out, const struct s
     if (t->body_len) {
         char *body = at;
         at = mempcpy(body, t->body, t->body_len);
+        if (t->backend_at)
+            body[t->backend_at] = (char)('0' + backend);
         for (char *digit = body + t->id_at + 8; digit >= body + t->id_at; digit--, id /= 10)
             *digit = (char)('0' + id % 10);
     }
@@ -177,10 +197,17 @@ static int answer_number(const struct answer *answer, const char *name)
     return at ? atoi(at + strlen(name)) : -1;
 }
 
+static bool answer_holds(const struct answer *answer, const char *text)
+{
+    size_t len = answer->body_bytes < FILL_FROM ? answer->body_bytes : FILL_FROM;
+    return memmem(answer->start, len, text, strlen(text)) != NULL;
+}
+
 static bool answer_is_right(const struct answer *answer, uint32_t id, const struct expectation *expected)
 {
     return answer->status == 200 && answer->sound && answer_number(answer, "\"id\":") == (int)id &&
-           answer_number(answer, "replica=") >= 0 && (!expected->events || answer->events == expected->events) &&
+           answer_holds(answer, expected->holds) &&
+           (!expected->events || answer->events == expected->events) &&
            (!expected->body_bytes || answer->body_bytes == expected->body_bytes);
 }
 

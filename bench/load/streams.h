@@ -99,7 +99,7 @@ static void streams_open(uint32_t wanted, const struct session *sessions, uint32
     while (streams.open + streams.lost < wanted && now_nanoseconds() - moved < 10000000000) {
         if (streams.count < wanted && streams.count - streams.open - streams.lost < 64) {
             struct stream *s = &streams.all[streams.count++];
-            size_t len = template_write(&request, head, &sessions[(streams.count - 1) % sessions_len], ID_FIRST);
+            size_t len = template_write(&request, head, &sessions[(streams.count - 1) % sessions_len], ID_FIRST, 0);
             if (!link_open(&s->link, port, false, 1) || link_write(&s->link, head, len) != (ssize_t)len)
                 stream_close(s);
             struct epoll_event event = {EPOLLIN, {.ptr = s}};
