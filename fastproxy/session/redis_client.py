@@ -99,7 +99,9 @@ def connect(address: Address, *, operation_seconds_max: float, connections_max: 
         "username": address.username,
         "password": address.password,
         "protocol": _PROTOCOL,
-        "socket_timeout": operation_seconds_max,
+        # Every operation has the store's own deadline. One of redis-py's beside it is a task and a timer for each
+        # command, and a task whose failure nobody asks for when its command is cancelled meanwhile.
+        "socket_timeout": None,
         "socket_connect_timeout": operation_seconds_max,
         "socket_keepalive": True,
         "max_connections": connections_max,
