@@ -70,6 +70,60 @@ class Done(Word, frozen=True, gc=False):
     may_have_run: bool
 
 
-Any = StreamOpened | Cancelled | Answered | Passed | Forwarded | Beside | Done
+class Resumed(Word, frozen=True, gc=False):
+    """A parked call (parking.py) is sent again, and waits at the replica spoken to; it says ResumedBeside and
+    ResumedDone to `asker`."""
+
+    asker: str
+    number: str
+    state: str
+    method: str
+    params: bytes
+    principal: str
+    client_info: bytes
+    capabilities: bytes
+    log_level: str | None
+
+
+class Abandoned(Word, frozen=True, gc=False):
+    """Whom this resumed call was for has left; with `over` false it only asks whether anybody is there."""
+
+    number: str
+    over: bool
+
+
+class ResumedBeside(Word, frozen=True, gc=False):
+    """What a backend has said during a resumed call."""
+
+    number: str
+    message: bytes
+
+
+class ResumedDone(Word, frozen=True, gc=False):
+    """The end of a resumed call, or the next question. `kind`: result, error, missing (a capability, as JSON in
+    `body`), unknown (no such call waits), failed (for `reason`)."""
+
+    number: str
+    kind: str
+    body: bytes
+    status: int
+    backend: str
+    reason: str
+    may_have_run: bool
+
+
+Any = (
+    StreamOpened
+    | Cancelled
+    | Answered
+    | Passed
+    | Forwarded
+    | Beside
+    | Done
+    | Resumed
+    | Abandoned
+    | ResumedBeside
+    | ResumedDone
+)
 DECODER = msgspec.msgpack.Decoder(Any)
 ENCODER = msgspec.msgpack.Encoder()
