@@ -59,9 +59,12 @@ def _serve_group(given: dict[str, object]) -> int:
     return int(_import("fastproxy.vmcp.server").run(loaded.config))
 
 
-def _check_composites(definitions: Sequence[Mapping[str, object]]) -> Iterable[str]:
-    """Problems of `compositeTools`. Where there are none, nothing of that room is loaded."""
-    return _import("fastproxy.vmcp.composite.validation").find_problems(definitions) if definitions else ()
+def _check_composites(definitions: Sequence[Mapping[str, object]]) -> tuple[Iterable[str], Iterable[str]]:
+    """Problems and doubts of `compositeTools`. Where there are none, nothing of that room is loaded."""
+    if not definitions:
+        return (), ()
+    checked = _import("fastproxy.vmcp.composite.validation").check(definitions)
+    return checked.problems, checked.doubts
 
 
 def _import(room: str) -> types.ModuleType:

@@ -27,8 +27,8 @@ from fastproxy.config import (
 
 TOOLHIVE_PASSWORD = "THV_SESSION_REDIS_PASSWORD"  # where deployments of the format's own program keep it
 
-CheckComposites = Callable[[Sequence[Mapping[str, object]]], Iterable[str]]
-"""Problems of `compositeTools`, each with its path; they are handed over as they were written."""
+CheckComposites = Callable[[Sequence[Mapping[str, object]]], tuple[Iterable[str], Iterable[str]]]
+"""Problems and doubts of `compositeTools`, each with its path; they are handed over as they were written."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -91,7 +91,9 @@ def _read_file(name: str, environ: Mapping[str, str], check_composites: CheckCom
     ):
         raise document.Malformed([f"{name}: expected the configuration of a virtual MCP server, got settings of serve"])
     read = vmcp_file.read(place, found.values)
-    notes.problems += check_composites(read.group.composite_tools)
+    problems, doubts = check_composites(read.group.composite_tools)
+    notes.problems += problems
+    notes.doubts += doubts
     for one in read.group.backends:
         if one.ca is not None:
             notes.problems += [

@@ -34,6 +34,8 @@ from fastproxy.vmcp import (
     streams,
     views,
     voices,
+    watches,
+    words,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,10 @@ class Plane:
             kept, ttl_seconds=front.session_ttl, sessions_max=front.cache_sessions, start_task=self.tasks.start
         )
         self.bus = bus.Bus(carrier, start_task=self.tasks.start)
-        self._seal = paging.Seal(secrets.token_bytes(paging.KEY_BYTES))
+        # A client takes its cursor to any replica: all of a group have the key.
+        alone = front.store.kind == "memory"
+        secret = secrets.token_hex() if alone else front.store.password or ""
+        self._seal = paging.Seal(paging.derive_key(front.key_prefix, secret))
         self._version = 0
         self.catalog = self._build_catalog()
         self._changing = False
@@ -87,9 +92,17 @@ class Plane:
 
     def _open_rooms(self) -> None:
         config = self.vmcp_config
+        self.watches = watches.Watches(self.group, start_task=self.tasks.start)
         self.hub = streams.Hub(
-            self.sessions, self.group, replica=self.bus.replica, tell=self.bus.tell, start_task=self.tasks.start
+            self.sessions,
+            self.group,
+            replica=self.bus.replica,
+            tell=self.bus.tell,
+            watched=self.watches,
+            locate=self._locate,
+            start_task=self.tasks.start,
         )
+        self.bus.on(words.Answered, self.hub.answered)
         self.legs = legs.Legs(
             self.sessions,
             replica=self.bus.replica,
@@ -105,6 +118,7 @@ class Plane:
             self.calls,
             catalog_of=lambda: self.catalog,
             run_composite=self._run_composite,
+            tend=self.hub.tend,
         )
         self.story = story.Story(
             name=self.config.name,

@@ -25,8 +25,8 @@ MINIMAL: dict[str, object] = {
 }
 
 
-def no_composites(definitions: Sequence[Mapping[str, object]]) -> Iterable[str]:
-    return ()
+def no_composites(definitions: Sequence[Mapping[str, object]]) -> tuple[Iterable[str], Iterable[str]]:
+    return (), ()
 
 
 def load(flags: dict[str, object], environ: dict[str, str] | None = None) -> vmcp_schema.VmcpConfig:
@@ -203,15 +203,21 @@ def test_a_file_that_is_not_there_cannot_be_read() -> None:
 def test_definitions_of_composites_are_handed_on_and_their_problems_come_back(write: Write) -> None:
     seen: list[Mapping[str, object]] = []
 
-    def check(definitions: Sequence[Mapping[str, object]]) -> Iterable[str]:
+    def check(definitions: Sequence[Mapping[str, object]]) -> tuple[Iterable[str], Iterable[str]]:
         seen.extend(definitions)
-        return ["compositeTools[0].steps: expected at least one"]
+        return problems, ["compositeTools[0].timeout: shorter than its steps"]
+
+    problems = ["compositeTools[0].steps: expected at least one"]
 
     file = write({"compositeTools": [{"name": "flow", "steps": []}]})
     with pytest.raises(errors.ConfigError) as caught:
         vmcp_load.load({"config": file}, {}, check)
     assert seen == [{"name": "flow", "steps": []}]
     assert caught.value.problems == [f"{file}: compositeTools[0].steps: expected at least one"]
+    problems.clear()
+    doubts = (f"{file}: compositeTools[0].timeout: shorter than its steps",)
+    assert vmcp_load.load({"config": file}, {}, check).warnings == doubts
+    assert vmcp_load.validate(file, {}, check) == ("vmcp", doubts)
 
 
 def test_what_is_probably_not_meant_is_a_warning(write: Write) -> None:

@@ -55,6 +55,13 @@ def test_a_cursor_holds_on_another_replica_with_the_same_key() -> None:
     assert read(other.page(cursor))[0] == names[1000:]
 
 
+def test_replicas_of_one_configuration_derive_one_key_and_others_another() -> None:
+    key = paging.derive_key("fastproxy:tools:vsession:", "secret")
+    assert len(key) == paging.KEY_BYTES and key == paging.derive_key("fastproxy:tools:vsession:", "secret")
+    others = [("fastproxy:tools:vsession:", ""), ("fastproxy:tools:vsession:s", "ecret"), ("secret",)]
+    assert key not in [paging.derive_key(*words) for words in others]
+
+
 def test_what_stays_is_told_once_although_the_list_changes_between_two_pages() -> None:
     names = [f"{number:05}" for number in range(2000)]
     first, cursor = read(make_pages(names).page(None))
