@@ -17,7 +17,20 @@ from typing import Any
 import msgspec
 
 from fastproxy import errors
-from fastproxy.vmcp import backends, bus, connections, legs, peer, record, sessions, streams, voices, words
+from fastproxy.vmcp import (
+    backends,
+    bridge,
+    bus,
+    connections,
+    legs,
+    peer,
+    record,
+    rounds,
+    sessions,
+    streams,
+    voices,
+    words,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +92,8 @@ class Calls:
         if not backend.admit():
             raise Unavailable(backend.id, "its last calls got no answer; it is left alone for a while")
         try:
+            if rounds.is_needed(backend, session.record.protocol_version):
+                return await self._ask_modern(session, backend, method, params, fields, call, on_message)
             leg = await self._legs.find(session, backend, fields)
             try:
                 result = await self._ask_leg(session, backend, leg, method, params, fields, call, on_message)
@@ -89,6 +104,30 @@ class Calls:
         except peer.BackendError as error:
             backend.note_failure(error.reason)
             raise
+        backend.note_success()
+        return result
+
+    async def _ask_modern(
+        self,
+        session: sessions.Session,
+        backend: backends.Backend,
+        method: str,
+        params: bytes,
+        fields: connections.Fields,
+        call: voices.Call | None,
+        on_message: OnMessage | None,
+    ) -> bytes:
+        """A backend that has no sessions: there is no leg, and the client is asked between two rounds."""
+        kept = session.record
+        result = await rounds.run(
+            backend,
+            method,
+            params,
+            caller=bridge.Caller(kept.client_info, kept.client_capabilities, kept.log_level),
+            headers=fields,
+            ask=lambda asked: self._hub.ask(session, asked, call),
+            on_message=on_message or (lambda message: self._hub.hear(kept.session_id, backend, message, call)),
+        )
         backend.note_success()
         return result
 

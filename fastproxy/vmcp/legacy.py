@@ -48,7 +48,8 @@ class Asked(msgspec.Struct):
 
 
 class Legacy:
-    """`catalog()`: the present one. `run_composite` runs a tool of our own."""
+    """`catalog_of()`: the present one. `run_composite` runs a tool of our own; `tend` has a session's stream follow
+    its record."""
 
     def __init__(
         self,
@@ -58,12 +59,14 @@ class Legacy:
         *,
         catalog_of: Callable[[], catalog.Catalog],
         run_composite: RunComposite,
+        tend: Callable[[sessions.Session], None],
     ) -> None:
         self._sessions = known
         self._backends = group
         self._calls = caller
         self._catalog = catalog_of
         self._run_composite = run_composite
+        self._tend = tend
         self.methods: Mapping[str, Callable[[Asked], Awaitable[bytes]]] = {
             "ping": self._ping,
             "tools/list": self._list_tools,
@@ -152,8 +155,9 @@ class Legacy:
                 raise faults.Fault(faults.INVALID_PARAMS, f"a session has at most {SUBSCRIPTIONS_MAX} subscriptions")
             return msgspec.structs.replace(kept, subscriptions=(*kept.subscriptions, uri))
 
-        result = await self._ask(asked, backend)
+        result = await self._ask(asked, backend) if backend.speaks_legacy else b"{}"
         await self._sessions.amend(asked.session, change)
+        self._tend(asked.session)
         return result
 
     async def _unsubscribe(self, asked: Asked) -> bytes:
@@ -165,7 +169,8 @@ class Legacy:
             return kept if left == kept.subscriptions else msgspec.structs.replace(kept, subscriptions=left)
 
         await self._sessions.amend(asked.session, change)
-        return await self._ask(asked, backend)
+        self._tend(asked.session)
+        return await self._ask(asked, backend) if backend.speaks_legacy else b"{}"
 
     async def _complete(self, asked: Asked) -> bytes:
         """What nobody can complete has no completions, which is no error."""

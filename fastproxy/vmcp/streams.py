@@ -12,6 +12,7 @@ listened to here.
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,19 @@ import msgspec
 
 from fastproxy import errors
 from fastproxy._ext import core
-from fastproxy.vmcp import backends, messages, peer, record, seals, sessions, voices, words
+from fastproxy.vmcp import (
+    backends,
+    inquiries,
+    messages,
+    peer,
+    record,
+    rounds,
+    seals,
+    sessions,
+    voices,
+    watches,
+    words,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +54,22 @@ class Hub:
         *,
         replica: str,
         tell: Callable[..., Any],
+        watched: watches.Watches,
+        locate: Callable[[str], str | None],
         start_task: Callable[..., asyncio.Task[Any]],
     ) -> None:
-        """`tell(word, to=None)`: a word to the other processes of the fleet (bus.py)."""
+        """`tell(word, to=None)`: a word to the other processes of the fleet (bus.py). `locate(uri)`: the backend of a
+        resource."""
         self._sessions = known
         self._backends = group
         self._replica = replica
         self._tell = tell
+        self._watches = watched
+        self._locate = locate
         self._start_task = start_task
         self._streams: dict[str, sessions.Session] = {}  # with a stream here, by id
         self._looking = False
+        self._asked: dict[str, asyncio.Future[bytes]] = {}  # what we have asked of clients, by number
         known.on_changed = self.tend
         known.on_ended = self._session_ended
 
@@ -100,6 +119,28 @@ class Hub:
                 continue
             task = self._start_task(self._listen(session.session_id, backend, leg), name=f"listen to {backend_id}")
             stream.listening[backend_id] = (leg, task)
+        self._watch(session, stream)
+
+    def _watch(self, session: sessions.Session, stream: voices.Stream) -> None:
+        """What the session has subscribed to at backends that have no sessions."""
+        wanted: dict[str, watches.Watch] = {}
+        for uri in session.record.subscriptions:
+            backend = self._backends.get(self._locate(uri) or "")
+            watch = None if backend is None or backend.speaks_legacy else self._watches.of(backend.id)
+            if watch is not None:
+                wanted[uri] = watch
+        for uri in [uri for uri in stream.watched if uri not in wanted]:
+            stream.watched.pop(uri)()
+        for uri, watch in wanted.items():
+            if uri not in stream.watched:
+                stream.watched[uri] = self._hear_of(watch, uri, stream)
+
+    def _hear_of(self, watch: watches.Watch, uri: str, stream: voices.Stream) -> Callable[[], None]:
+        def heard(updated: str) -> None:
+            stream.say(peer.write_notification(watches.UPDATED, msgspec.json.encode({"uri": updated})))
+
+        watch.add(uri, heard)
+        return lambda: watch.remove(uri, heard)
 
     def _close(self, session: sessions.Session, stream: voices.Stream) -> None:
         stream.close()
@@ -111,6 +152,8 @@ class Hub:
         stream.closed = True
         for _, task in stream.listening.values():
             task.cancel()
+        for forget in stream.watched.values():
+            forget()
         if session.stream is stream:
             session.stream = None
             self._streams.pop(session.session_id, None)
@@ -262,6 +305,32 @@ class Hub:
         if leg is not None:
             await self.send(backend, leg, message)
 
+    # ---- what we ask ourselves
+
+    async def ask(self, session: sessions.Session, asked: inquiries.Inquiry, call: voices.Call | None) -> bytes:
+        """The client's answer, to whichever replica it comes: a result. ClientRefused: an error, or nobody hears it."""
+        number = secrets.token_hex(8)
+        sealed = seals.seal(session.record.secret, seals.Sealed("", number, self._replica))
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            text = messages.request(msgspec.json.encode(sealed), asked.method, asked.params)
+            if not (call is not None and call.say(text)) and not self._say(session, text):
+                raise rounds.ClientRefused(NO_HEARER)
+            members = messages.members(b"{" + await answer + b"}")
+        finally:
+            del self._asked[number]
+        if "error" in members:
+            error = bytes(members["error"])
+            raise rounds.ClientRefused(peer.read_error(error).message[:200], error)
+        return bytes(members["result"])
+
+    def answered(self, word: words.Answered) -> None:
+        """A client's answer to what we have asked; a second one is dropped."""
+        answer = self._asked.get(word.number)
+        if answer is not None and not answer.done():
+            answer.set_result(word.members)
+
     # ---- from the client
 
     async def take_answer(self, session: sessions.Session, message: peer.Message) -> None:
@@ -271,10 +340,12 @@ class Hub:
         if sealed is None:
             logger.info("an answer that nobody waits for was dropped: session has no such request")
             return
-        if not sealed.backend:
+        if not sealed.backend and sealed.replica == self._replica:
+            self.answered(words.Answered(sealed.raw, messages.answer_members(message)))
+        elif not sealed.backend:
             self._tell(words.Answered(sealed.raw, messages.answer_members(message)), to=sealed.replica)
-            return
-        await self._pass_on(session, sealed.backend, messages.answer(sealed.raw.encode(), message))
+        else:
+            await self._pass_on(session, sealed.backend, messages.answer(sealed.raw.encode(), message))
 
     async def take_progress(self, session: sessions.Session, message: peer.Message) -> None:
         """A client's progress with what a backend has asked of it."""

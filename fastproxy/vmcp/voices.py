@@ -120,11 +120,12 @@ class Call:
 class Stream:
     """A client's GET. `listening`: the streams of legs that are merged into it."""
 
-    __slots__ = ("closed", "exchange", "listening", "spoke_at")
+    __slots__ = ("closed", "exchange", "listening", "spoke_at", "watched")
 
     def __init__(self, exchange: core.Exchange, fields: Fields, on_closed: Callable[["Stream"], None]) -> None:
         self.exchange = exchange
         self.listening: dict[str, tuple[record.Leg, asyncio.Task[None]]] = {}
+        self.watched: dict[str, Callable[[], None]] = {}  # a URI at a backend without sessions: how to let go of it
         self.spoke_at = 0.0
         self.closed = False
         exchange.on_end = lambda _: on_closed(self)
