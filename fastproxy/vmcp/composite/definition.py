@@ -109,7 +109,7 @@ class Definition(msgspec.Struct, frozen=True):
     name: str
     description: str
     steps: tuple[Step, ...]
-    parameters: Mapping[str, object] = {"type": "object"}
+    parameters: Mapping[str, object] = msgspec.field(default_factory=lambda: {"type": "object"})
     timeout_seconds: float = WORKFLOW_SECONDS
     output: Output | None = None
     annotations: Annotations = Annotations()
