@@ -3,9 +3,9 @@
     here: resume(state) --Resumed--> the replica that the state names: parking.resume
                         <--ResumedBeside, ResumedDone--                 or Abandoned --> its client has left
 
-The words go over the store (bus.py), so that no replica needs an address towards the others. With `memory:` there is one
-process, and every call waits here. A replica that dies takes its parked calls with it: the client is told that its call
-may have run.
+The words go over the store (bus.py), so that no replica needs an address towards the others. With `memory:` there is
+one process, and every call waits here. A replica that dies takes its parked calls with it: the client is told that its
+call may have run.
 """
 
 import asyncio

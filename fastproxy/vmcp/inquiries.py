@@ -45,12 +45,12 @@ class _Entry(msgspec.Struct):
 
 class _InputRequired(msgspec.Struct):
     inputRequests: dict[str, _Entry] | None = None
-    requestState: msgspec.Raw | None = None
+    requestState: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Modes(msgspec.Struct):
     mode: str = "form"
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw = msgspec.Raw(b"")
 
 
 # ---- modern: read and written
@@ -63,7 +63,7 @@ def read_input_required(result: bytes) -> InputRequired:
     except _FAULTS as error:
         raise Malformed(f"an input_required result that can't be read: {error}") from error
     entries = found.inputRequests or {}
-    state = None if found.requestState is None else msgspec.Raw(bytes(found.requestState))
+    state = None if bytes(found.requestState) == b"null" else msgspec.Raw(bytes(found.requestState))
     if state is not None and (bytes(state)[:1] != b'"' or len(bytes(state)) > STATE_BYTES_MAX):
         raise Malformed("an input_required result whose requestState is no text, or too long")
     if len(entries) > INQUIRIES_MAX or not (entries or state):
@@ -180,7 +180,7 @@ def missing_capability(capabilities: bytes | msgspec.Raw, asked: Inquiry) -> dic
         return None if not kinds or "form" in kinds or "url" not in kinds else {"elicitation": {"form": {}}}
     if asked.method == SAMPLE:
         known = declared.get("sampling")
-        if modes.tools is not None and (known is None or "tools" not in bridge.read_members(known)):
+        if bytes(modes.tools) and (known is None or "tools" not in bridge.read_members(known)):
             return {"sampling": {"tools": {}}}
         return {"sampling": {}} if known is None else None
     return None if "roots" in declared else {"roots": {}}

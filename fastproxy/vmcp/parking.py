@@ -186,11 +186,11 @@ class Parking:
         except asyncio.CancelledError:
             call.work.cancel()
             raise
-        if call.work.done():
-            return self._conclude(call)
-        if call.refused is not None:
+        if call.refused is not None:  # whatever the backend makes of it: the client shall know why
             call.work.cancel()
             raise NotDeclared(call.refused)
+        if call.work.done():
+            return self._conclude(call)
         return self._park(call)
 
     def _conclude(self, call: _Call) -> bytes:
