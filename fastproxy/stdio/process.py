@@ -21,7 +21,7 @@ from fastproxy.stdio import lines, spawner
 logger = logging.getLogger(__name__)
 
 UNREAD_BYTES_MAX = 256 << 10  # beside what the pipe holds; then writers wait
-WRITERS_MAX = 64  # who may wait, each with a message in memory
+WAITING_BYTES_MAX = 4 << 20  # of messages that wait for that, each several times in memory; a longer one waits alone
 INPUT_END_SECONDS = 2.0  # for a program to end by itself once its input has (spec: stdio shutdown)
 TERM_SECONDS = 2.0  # and then after SIGTERM
 KILL_SECONDS = 5.0  # a process that SIGKILL does not end hangs in the kernel: it is given up
@@ -61,7 +61,7 @@ class Process:
         self._stderr: asyncio.ReadTransport | None = None
         self._room = asyncio.Event()
         self._room.set()
-        self._writers = 0
+        self._waiting_bytes = 0
         self._holds = 0
         self._ending: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -89,14 +89,14 @@ class Process:
     async def write(self, line: bytes) -> None:
         """Send a whole line; it may wait until the program reads. Ended, NotReading."""
         if not self._room.is_set():
-            if self._writers >= WRITERS_MAX:
+            if self._waiting_bytes and self._waiting_bytes + len(line) > WAITING_BYTES_MAX:
                 raise NotReading(f"{self.name} does not read its input")
-            self._writers += 1
+            self._waiting_bytes += len(line)
             try:
                 while self.running and not self._room.is_set():
                     await self._room.wait()
             finally:
-                self._writers -= 1
+                self._waiting_bytes -= len(line)
         if not self.running or self._stdin is None:
             raise Ended(self.explain())
         self._stdin.write(line)

@@ -48,9 +48,7 @@ def stage(
     environment: dict[str, str] | None = None,
 ) -> Iterator[kit.Proxy]:
     """One proxy in front of a stdio server; of several (`count`) the first."""
-    with stages(
-        *flags, manners=manners, command=command, count=count, store=store, environment=environment
-    ) as running:
+    with stages(*flags, manners=manners, command=command, count=count, store=store, environment=environment) as running:
         yield running[0]
 
 

@@ -137,6 +137,8 @@ class Front:
         problem = find_problem(request, said)
         if problem is not None:
             return exchange.answer(400, calls.JSON, problem)
+        if said.method == "initialize":  # a process of this era says so with an error that is meant for pipes
+            return exchange.answer(404, calls.JSON, _unknown(said))
         self._used_at = time.monotonic()
         native = await self._find_native()
         if native is None:
@@ -199,7 +201,7 @@ class Front:
     async def _serve_older(self, exchange: core.Exchange, request: Request, asked: Message) -> None:
         post = self._post(OlderPost, exchange, request, asked)
         if not eras.is_known(asked.method):
-            return post.reply(404, message.error(asked.id, -32601, f"{asked.method} is not known in this era"))
+            return post.reply(404, _unknown(asked))
         found = await self._find_older()
         if asked.method == "server/discover":
             answer = eras.discovery(asked, found.greeting, modern.REVISION)
@@ -261,6 +263,10 @@ def find_problem(request: Request, said: Message) -> bytes | None:
         if name is not None and (header is None or decode_header(header) != name):
             return _mismatch(said, "Mcp-Name")
     return None
+
+
+def _unknown(said: Message) -> bytes:
+    return message.error(said.id, -32601, f"{said.method} is not known in this era")
 
 
 def _mismatch(said: Message, header: str) -> bytes:

@@ -115,6 +115,12 @@ def changed(kind: str = "tools", **_: typing.Any) -> str:
     return "changed"
 
 
+def repeat(times: int, uri: str, **_: typing.Any) -> str:
+    for _number in range(times):
+        say({"method": "notifications/tools/list_changed", "params": {"_meta": {"filler": uri}}})
+    return "repeated"
+
+
 def later(seconds: float, kind: str = "tools", **_: typing.Any) -> str:
     threading.Timer(seconds, changed, (kind,)).start()
     return "soon"
@@ -127,7 +133,7 @@ def seen(**_: typing.Any) -> str:
 VERBS = {
     verb.__name__: verb
     for verb in (
-        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, later, seen,
+        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, repeat, later, seen,
     )
 }  # fmt: skip
 SEEN: list[str] = []
