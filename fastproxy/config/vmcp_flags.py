@@ -36,6 +36,13 @@ _CHANGED: Mapping[str, Mapping[str, object]] = {
         "description": "from the sent request to the head of a backend's answer, unless the file's "
         "operational.timeouts say otherwise for it"
     },
+    "max_connections": {
+        "description": "clients' connections at a time, idle ones included; one more is told 503 and closed",
+        "default_text": "half of what ulimit -n leaves, since each may need one to a backend",
+    },
+    "max_new_sessions_per_second": {
+        "description": "more are not opened, a second's worth at once at the most; the others get 429; 0: no bound",
+    },
 }
 
 
