@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import address, schema
-from fastproxy.proxy import access, admission, guard, tasks
+from fastproxy.proxy import access, admission, garbage, guard, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,12 @@ class Process(Generic[Plane]):
         self._listener = self.plane.listener = listener
         self.configure_listener()
         self.plane.lifecycle = "serving"
+        garbage.settle()
+        self.plane.tasks.start(garbage.collect_when_quiet(self._is_quiet), name="collect garbage when quiet")
+
+    def _is_quiet(self) -> bool:
+        reactor = self.plane.reactor
+        return reactor.in_flight <= reactor.streams_open
 
     def configure_listener(self) -> None:
         """As the configuration has it."""

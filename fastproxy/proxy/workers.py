@@ -26,7 +26,20 @@ import uvloop
 from fastproxy import errors, telemetry
 from fastproxy._ext import core
 from fastproxy.config import schema, watch
-from fastproxy.proxy import access, admin, admission, channel, crew, plane, reload, serving, settings, tasks, worker
+from fastproxy.proxy import (
+    access,
+    admin,
+    admission,
+    channel,
+    crew,
+    garbage,
+    plane,
+    reload,
+    serving,
+    settings,
+    tasks,
+    worker,
+)
 from fastproxy.session import shared, store
 
 logger = logging.getLogger(__name__)
@@ -116,6 +129,8 @@ class Supervisor:
         """When all workers serve: the first two lines, and the admin address."""
         for seat in self._seats:
             await seat.served_once.wait()
+        garbage.settle()
+        self._tasks.start(garbage.collect_when_quiet(lambda: True), name="collect garbage when quiet")
         serving.announce(self.config, data.fileno(), pages)
         if pages is not None:
             reactor = core.Reactor(
