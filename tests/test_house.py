@@ -26,6 +26,7 @@ FUNCTION_LINES_MAX = 70
 
 # What is longer, and why there is no seam in it. A path, or `path:function`.
 LONGER: dict[str, str] = {
+    "tests/vmcp/composite/cases.py": "one table, a row for each thing that a composite tool can do",
     "ext/exchange.pyx": "one class, which Cython cannot spread over files: its state and the story's verbs; what "
     "happens to it is in lifecycle, request_body and answer_body",
     "ext/http1.pyx": "the scan of heads: tables, names, fields, two first lines; half of it is the law it fires",

@@ -223,7 +223,7 @@ class _Run:
                 if step.on_error.action != definitions.CONTINUE:
                     raise _StepFailed(str(error)) from None
                 partial = error.output if isinstance(error, _StepFailed) and error.output is not None else {}
-                self._steps[step.id] = _state("failed", {**partial, **step.default_results}, error=str(error))
+                self._steps[step.id] = _state("failed", {**step.default_results, **partial}, error=str(error))
                 return
             self._finish(step, output, content)
 
