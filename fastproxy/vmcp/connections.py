@@ -45,12 +45,15 @@ class Malformed(Lost):
 
 
 class Answer:
-    """The answer to one request. Who has one finishes or closes it."""
+    """The answer to one request. Who has one finishes or closes it; `is_event_stream`: it holds events."""
+
+    __slots__ = ("_call", "fields", "is_event_stream", "status")
 
     def __init__(self, call: core.Exchange, head: core.AnswerHead) -> None:
         self.status = head.status
         self.fields = head.fields
-        self._call = call
+        self._call: core.Exchange | None = call
+        self.is_event_stream = (self.header(b"content-type") or "").lower().startswith("text/event-stream")
 
     def header(self, name: bytes) -> str | None:
         """The value of a field (`name` in lower case), None without it."""
@@ -59,13 +62,10 @@ class Answer:
                 return value.decode("latin-1")
         return None
 
-    @property
-    def is_event_stream(self) -> bool:
-        """Does it hold events?"""
-        return (self.header(b"content-type") or "").lower().startswith("text/event-stream")
-
     async def next_event(self, *, bytes_max: int) -> events.Event | None:
         """The next event, None at the stream's end. Lost; Malformed when it is larger."""
+        if self._call is None:
+            raise Lost("the answer was closed")
         try:
             event = await self._call.next_event(bytes_max)
         except (core.UpstreamLost, core.ExchangeOver) as error:
@@ -74,6 +74,8 @@ class Answer:
 
     async def whole(self, *, bytes_max: int) -> bytes:
         """All of the body. Lost; Malformed when it is larger."""
+        if self._call is None:
+            raise Lost("the answer was closed")
         try:
             body, ended = await self._call.inspect(bytes_max + 1)
         except (core.UpstreamLost, core.ExchangeOver) as error:
@@ -85,13 +87,15 @@ class Answer:
 
     def finish(self) -> None:
         """What is left is not wanted; the connection serves again if the end comes soon."""
-        if self._call.over is None:
-            self._call.finish()
+        call, self._call = self._call, None
+        if call is not None and call.over is None:
+            call.finish()
 
     def close(self) -> None:
-        """What is left is not wanted, and the backend shall know: the connection goes."""
-        if self._call.over is None:
-            self._call.abort("closed")
+        """What is left is not wanted, and the backend shall know: the connection goes. Nothing after `finish`."""
+        call, self._call = self._call, None
+        if call is not None and call.over is None:
+            call.abort("closed")
 
 
 class Line:
@@ -132,14 +136,19 @@ class Line:
                 call.abort("given_up")
             raise
 
-    def render(self, method: bytes, fields: Fields, body: bytes = b"", *, target: str | None = None) -> bytes:
-        """A whole request. Fields come as the caller has them; Host and the length are ours."""
+    def head(self, method: bytes, fields: Fields, *, target: str | None = None) -> bytes:
+        """A request's beginning, to which `render` adds. Fields come as the caller has them; Host is ours."""
         path = (self.target if target is None else target).encode("latin-1")
-        head = b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (method, path, self.endpoint.authority)
-        head += b"".join(b"%s: %s\r\n" % field for field in fields)
-        if method == b"POST":
-            head += b"Content-Length: %d\r\n" % len(body)
-        return head + b"\r\n" + body
+        first = b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (method, path, self.endpoint.authority)
+        return first + b"".join([b"%s: %s\r\n" % field for field in fields])
+
+
+def render(head: bytes, fields: Fields, body: bytes | None = None) -> bytes:
+    """A whole request. Without a body: one that has none."""
+    more = b"".join([b"%s: %s\r\n" % field for field in fields])
+    if body is None:
+        return b"%s%s\r\n" % (head, more)
+    return b"%s%sContent-Length: %d\r\n\r\n%s" % (head, more, len(body), body)
 
 
 def _fault(error: core.UpstreamLost | core.ExchangeOver) -> Lost:

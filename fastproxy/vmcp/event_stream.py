@@ -57,7 +57,7 @@ class EventStreamPeer:
         self, params: bytes, *, headers: connections.Fields, on_message: peer.OnMessage, seconds_max: float
     ) -> peer.Opened:
         """A stream, and `initialize` on it. BackendError of any kind."""
-        async with peer.deadline(self.backend, seconds_max):
+        async with peer.Deadline(self.backend, seconds_max):
             session = await self._open_stream(headers, on_message)
             try:
                 result = await self._call(session, "initialize", params, headers)
@@ -81,7 +81,7 @@ class EventStreamPeer:
     ) -> bytes:
         """The result of one call. BackendError of any kind. What comes beside it goes to on_message of `open`."""
         session = self._find(leg_session_id)
-        async with peer.deadline(self.backend, seconds_max):
+        async with peer.Deadline(self.backend, seconds_max):
             return await self._call(session, method, params, headers)
 
     async def send(
@@ -95,7 +95,7 @@ class EventStreamPeer:
     ) -> None:
         """A notification or an answer. BackendError: it was not taken."""
         session = self._find(leg_session_id)
-        async with peer.deadline(self.backend, seconds_max):
+        async with peer.Deadline(self.backend, seconds_max):
             await self._post(session, message, headers)
 
     async def listen(
@@ -132,7 +132,7 @@ class EventStreamPeer:
     async def _open_stream(self, headers: connections.Fields, on_message: peer.OnMessage) -> _Session:
         if len(self._sessions) >= SESSIONS_MAX:
             raise peer.BackendError(self.backend, f"more than {SESSIONS_MAX} streams", reason="too_many_sessions")
-        request = self._line.render(b"GET", [*_GET, *self._own_fields, *headers])
+        request = connections.render(self._line.head(b"GET", [*_GET, *self._own_fields]), headers)
         answer = await self._line.send(request, repeatable=True)
         try:
             if answer.status >= 300 or not answer.is_event_stream:
@@ -222,8 +222,8 @@ class EventStreamPeer:
                 future.exception()  # of a call whose POST has failed already
 
     async def _post(self, session: _Session, message: bytes, headers: connections.Fields) -> None:
-        fields = [*_POST, *self._own_fields, *headers]
-        answer = await self._line.send(self._line.render(b"POST", fields, message, target=session.target))
+        head = self._line.head(b"POST", [*_POST, *self._own_fields], target=session.target)
+        answer = await self._line.send(connections.render(head, headers, message))
         try:
             if answer.status >= 300:
                 body = await answer.whole(bytes_max=streamable.REFUSAL_BYTES_MAX)
@@ -233,5 +233,5 @@ class EventStreamPeer:
 
     async def _tell(self, session: _Session, message: bytes, headers: connections.Fields) -> None:
         with contextlib.suppress(peer.BackendError):  # nobody waits for it
-            async with peer.deadline(self.backend, streamable.NOTICE_SECONDS_MAX):
+            async with peer.Deadline(self.backend, streamable.NOTICE_SECONDS_MAX):
                 await self._post(session, message, headers)

@@ -11,10 +11,10 @@ answers for another's call.
 """
 
 import asyncio
-import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+import types
+from collections.abc import Callable
 from typing import Annotated, Protocol
 
 import msgspec
@@ -136,27 +136,32 @@ class Peer(Protocol):
     async def close(self) -> None: ...
 
 
-@contextlib.contextmanager
-def faults(backend: str) -> Iterator[None]:
-    """Faults of the connection as what they mean for a call."""
-    try:
-        yield
-    except connections.NotConnected as error:
-        raise BackendError(backend, str(error)) from error
-    except connections.Lost as error:
-        raise BackendError(backend, str(error), reason=error.reason, may_have_run=error.ran) from error
+class Deadline:
+    """Over all of a call: `async with Deadline(backend, seconds_max)`. Faults of the connection come out of it as what
+    they mean for the call. A class, since each call passes here and a generator would cost twice as much."""
 
+    __slots__ = ("_backend", "_seconds_max", "_timeout")
 
-@contextlib.asynccontextmanager
-async def deadline(backend: str, seconds_max: float) -> AsyncIterator[None]:
-    """Over all of a call, and its faults as what they mean."""
-    try:
-        with faults(backend):
-            async with asyncio.timeout(seconds_max):
-                yield
-    except TimeoutError as error:
-        detail = f"no whole answer within {seconds_max:g} s"
-        raise BackendError(backend, detail, reason="backend_timeout", may_have_run=True) from error
+    def __init__(self, backend: str, seconds_max: float | None) -> None:
+        self._backend = backend
+        self._seconds_max = seconds_max
+
+    async def __aenter__(self) -> None:
+        self._timeout = asyncio.timeout(self._seconds_max)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            detail = f"no whole answer within {self._seconds_max:g} s"
+            raise BackendError(self._backend, detail, reason="backend_timeout", may_have_run=True) from late
+        if isinstance(error, connections.NotConnected):
+            raise BackendError(self._backend, str(error)) from error
+        if isinstance(error, connections.Lost):
+            raise BackendError(self._backend, str(error), reason=error.reason, may_have_run=error.ran) from error
 
 
 def ignore(_message: bytes) -> None:

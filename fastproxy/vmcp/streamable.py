@@ -56,15 +56,17 @@ class StreamablePeer:
     ) -> None:
         self.backend = backend
         self._line = line
-        self._own_fields = fields
         self._start_task = start_task
         self._ids = peer.Ids()
+        self._post_head = line.head(b"POST", [_JSON, _ACCEPT_BOTH, _IDENTITY, *fields])
+        self._get_head = line.head(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields])
+        self._delete_head = line.head(b"DELETE", fields)
 
     async def open(
         self, params: bytes, *, headers: connections.Fields, on_message: peer.OnMessage, seconds_max: float
     ) -> peer.Opened:
         """`initialize` and its notification. BackendError of any kind."""
-        async with peer.deadline(self.backend, seconds_max):
+        async with peer.Deadline(self.backend, seconds_max):
             request_id = self._ids.next()
             body = peer.write_request(request_id, "initialize", params)
             answer = await self._post(body, [*headers], repeatable=True)
@@ -99,11 +101,13 @@ class StreamablePeer:
         fields = self._session_fields(leg_session_id, protocol_version) + headers
         if modern:
             fields += modern_fields(method, params)
-        conversation = _Conversation(self, request_id, on_message, session_id=leg_session_id, headers=fields)
+        body = peer.write_request(request_id, method, params)
         try:
-            async with peer.deadline(self.backend, seconds_max):
-                body = peer.write_request(request_id, method, params)
+            async with peer.Deadline(self.backend, seconds_max):
                 answer = await self._post(body, fields, repeatable=method in REPEATABLE)
+                if not answer.is_event_stream:
+                    return await self.read_body(answer, request_id, leg_session_id)
+                conversation = _Conversation(self, request_id, on_message, session_id=leg_session_id, headers=fields)
                 return await conversation.finish(answer)
         except (peer.BackendError, asyncio.CancelledError) as error:
             given_up = isinstance(error, asyncio.CancelledError) or error.reason == "backend_timeout"
@@ -121,7 +125,7 @@ class StreamablePeer:
         seconds_max: float,
     ) -> None:
         """A notification or an answer. BackendError: it was not taken."""
-        async with peer.deadline(self.backend, seconds_max):
+        async with peer.Deadline(self.backend, seconds_max):
             fields = self._session_fields(leg_session_id, protocol_version) + headers
             answer = await self._post(message, fields, repeatable=False)
             try:
@@ -140,9 +144,9 @@ class StreamablePeer:
         on_message: peer.OnMessage,
     ) -> None:
         """Until the stream ends. NoStream: there is none; BackendError: it ended otherwise than it should."""
-        fields = [*self._own_fields, *self._session_fields(leg_session_id, protocol_version), *headers]
-        request = self._line.render(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields])
-        with peer.faults(self.backend):
+        fields = self._session_fields(leg_session_id, protocol_version) + headers
+        request = connections.render(self._get_head, fields)
+        async with peer.Deadline(self.backend, None):
             answer = await self._line.send(request, repeatable=True)
             try:
                 if answer.status >= 300 or not answer.is_event_stream:
@@ -164,9 +168,9 @@ class StreamablePeer:
         self, leg_session_id: str, *, protocol_version: str, headers: connections.Fields, seconds_max: float
     ) -> None:
         """DELETE. BackendError: the backend has not said that it has heard."""
-        fields = [*self._own_fields, *self._session_fields(leg_session_id, protocol_version), *headers]
-        request = self._line.render(b"DELETE", fields)
-        async with peer.deadline(self.backend, seconds_max):
+        fields = self._session_fields(leg_session_id, protocol_version) + headers
+        request = connections.render(self._delete_head, fields)
+        async with peer.Deadline(self.backend, seconds_max):
             answer = await self._line.send(request, repeatable=True)
             answer.finish()
             if answer.status >= 300 and answer.status not in (404, 405):
@@ -179,15 +183,31 @@ class StreamablePeer:
     # ---- one request
 
     async def _post(self, body: bytes, fields: connections.Fields, *, repeatable: bool) -> connections.Answer:
-        fields = [_JSON, _ACCEPT_BOTH, _IDENTITY, *self._own_fields, *fields]
-        request = self._line.render(b"POST", fields, body)
-        return await self._line.send(request, repeatable=repeatable)
+        return await self._line.send(connections.render(self._post_head, fields, body), repeatable=repeatable)
+
+    async def read_body(self, answer: connections.Answer, request_id: str, session_id: str | None) -> bytes:
+        """The result in an answer that is no stream."""
+        try:
+            body = await answer.whole(bytes_max=peer.ANSWER_BYTES_MAX)
+            answer.finish()
+        finally:
+            answer.close()
+        if answer.status >= 300:
+            raise judge(self.backend, answer.status, body, session_id=session_id)
+        message = peer.read_message(body)
+        if message is not None and message.is_answer:
+            known = message.id_text
+            if known == request_id:
+                return peer.result_of(self.backend, message)
+            if known is None and bytes(message.error):  # of what it could not read
+                return peer.result_of(self.backend, message)
+        detail = "its answer is no JSON-RPC answer to this request"
+        raise peer.BackendError(self.backend, detail, reason="backend_protocol_error", may_have_run=True)
 
     async def resume(self, fields: connections.Fields, last_event_id: str) -> connections.Answer:
         """The rest of a stream that ended before its answer."""
         last = (b"Last-Event-ID", last_event_id.encode("utf-8"))
-        fields = [_ACCEPT_EVENTS, _IDENTITY, *self._own_fields, *fields, last]
-        return await self._line.send(self._line.render(b"GET", fields), repeatable=True)
+        return await self._line.send(connections.render(self._get_head, [*fields, last]), repeatable=True)
 
     def _session_fields(self, session_id: str | None, protocol_version: str) -> connections.Fields:
         fields = [(b"MCP-Protocol-Version", protocol_version.encode("latin-1"))]
@@ -246,7 +266,7 @@ class _Conversation:
                     answer.finish()
                     return peer.result_of(self._owner.backend, found)
                 answer = await self._resume()
-            return await self._read_body(answer)
+            return await self._owner.read_body(answer, self._id, self._session_id)
         finally:
             answer.close()
 
@@ -284,21 +304,6 @@ class _Conversation:
             answer.close()
             raise connections.Lost(f"the stream ended without an answer and could not be resumed ({answer.status})")
         return answer
-
-    async def _read_body(self, answer: connections.Answer) -> bytes:
-        backend = self._owner.backend
-        body = await answer.whole(bytes_max=peer.ANSWER_BYTES_MAX)
-        answer.finish()
-        if answer.status >= 300:
-            raise judge(backend, answer.status, body, session_id=self._session_id)
-        message = peer.read_message(body)
-        if message is None or not message.is_answer or message.id_text not in (self._id, None):
-            detail = "its answer is no JSON-RPC answer to this request"
-            raise peer.BackendError(backend, detail, reason="backend_protocol_error", may_have_run=True)
-        if message.id_text is None and not bytes(message.error):
-            detail = "its answer has another request's id"
-            raise peer.BackendError(backend, detail, reason="backend_protocol_error", may_have_run=True)
-        return peer.result_of(backend, message)
 
 
 def judge(backend: str, status: int, body: bytes, *, session_id: str | None) -> peer.BackendError:
