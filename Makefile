@@ -16,10 +16,10 @@ EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run try test lint bench chaos build extension annotate clean distclean FORCE
+.PHONY: help run try test test-k8s lint bench chaos build extension annotate clean distclean FORCE
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
 
 run: $(VENV)/.created  ## two real MCP servers and the proxy in front of them; LISTEN=HOST:PORT for another address
 	@$(PYTHON) deploy/demo/run.py --listen $(LISTEN) --check
@@ -32,6 +32,11 @@ try: $(VENV)/.demo  ## what a client of `make run` sees: two sessions, three cal
 test: $(VENV)/.test $(VENV)/.demo $(VENV)/.extension  ## the whole suite; ARGS="tests/test_house.py -k floors" for a part
 	@$(PYTHON) -m tests.kit.provision || echo "make test: not every real server could be provided; tests that need one are skipped by name"
 	@$(PYTEST) $(ARGS) || { echo "make test: once more, alone, what failed"; $(PYTHON) -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
+
+# The first time it builds an API server from Debian's sources, which takes root, apt and five minutes.
+test-k8s: $(VENV)/.test $(VENV)/.extension  ## the operator against a real API server; ARGS="-k adopt" for a part
+	@sh tests/operator/build_cluster.sh
+	@FASTPROXY_K8S_BIN="$${FASTPROXY_K8S_BIN:-$$HOME/.cache/fastproxy-k8s/bin}" $(PYTHON) -m pytest tests/operator $(ARGS)
 
 lint: $(VENV)/.test $(VENV)/.extension  ## ruff, mypy --strict, the floors
 	@$(PYTHON) -m ruff check .
