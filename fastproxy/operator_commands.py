@@ -41,14 +41,15 @@ def _load(name: str) -> types.ModuleType:
 
 
 @click.command("crds", short_help="Print the CustomResourceDefinitions.")
-def crds() -> int:
+@click.option("--rights", is_flag=True, help="print the ClusterRole that the operator needs, instead")
+def crds(rights: bool) -> int:
     """Print the CustomResourceDefinitions of MCPServer, VirtualMCPServer, MCPRemoteProxy and MCPGroup.
 
     \b
     fastproxy crds | kubectl apply --server-side -f -
     """
-    definitions = _load("definitions").list_definitions()
-    click.echo(_load("file").write(definitions), nl=False)
+    manifests = [_load("rights").make_role()] if rights else _load("definitions").list_definitions()
+    click.echo(_load("file").write(manifests), nl=False)
     return 0
 
 

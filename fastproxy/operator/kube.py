@@ -224,8 +224,10 @@ def _declare(api: Api) -> Any:
     return resource
 
 
-def connect(kubeconfig_file: str | None, context: str | None) -> Kube:
-    """The cluster we run in, or the one that a kubeconfig names."""
+def connect(
+    kubeconfig_file: str | None, context: str | None, transport: httpx2.AsyncBaseTransport | None = None
+) -> Kube:
+    """The cluster we run in, or the one that a kubeconfig names; by another transport where one is given."""
     try:
         if kubeconfig_file:
             loaded = kubeconfig.KubeConfig.from_file(pathlib.Path(kubeconfig_file))
@@ -236,6 +238,7 @@ def connect(kubeconfig_file: str | None, context: str | None) -> Kube:
             config=config,
             field_manager=manifest.MANAGER,
             timeout=httpx2.Timeout(REQUEST_SECONDS_MAX, pool=None),
+            transport=transport,
         )
     except (exceptions.ConfigError, OSError, ValueError, KeyError) as error:
         raise errors.StartError(f"no cluster to talk to: {error} (run it in one, or give --kubeconfig)") from error

@@ -78,17 +78,17 @@ class Operator:
 
     def _on_resource(self, live: Manifest) -> None:
         key = mirror.key_of(live)
-        before = self.mirror.resources.get(key)
+        before, sharers = self.mirror.resources.get(key), self.mirror.list_placed(key)
         if self.mirror.note_resource(live):
             edited = before is None or before["metadata"].get("generation") != live["metadata"].get("generation")
             self._wake(key, edited=edited)
             if edited or "deletionTimestamp" in live["metadata"]:
-                self._wake_all(self._list_neighbours(key, before, live))
+                self._wake_all(self._list_neighbours(key, before, live) | sharers - {key})
 
     def _on_resource_gone(self, key: mirror.Key) -> None:
-        before = self.mirror.resources.get(key)
+        neighbours = self._list_neighbours(key, self.mirror.resources.get(key))
         self.mirror.forget_resource(key)
-        self._wake_all(self._list_neighbours(key, before))
+        self._wake_all(neighbours)
 
     def _list_neighbours(self, key: mirror.Key, *versions: Manifest | None) -> set[mirror.Key]:
         """Resources whose manifests or status depend on this one: its group, and the vMCPs in front of that; those

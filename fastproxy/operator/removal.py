@@ -1,7 +1,7 @@
 """What goes: objects that a resource no longer wants, and all of them when it is deleted.
 
-Owner references would have the garbage collector do the same, later and in its own order; here the proxies go first, so
-that they drain while their backends still answer. Nothing is deleted that belongs to somebody else.
+Owner references would have the garbage collector do the same, later and in its own order; here the proxies are told first.
+Nothing is deleted that belongs to somebody else.
 """
 
 import logging

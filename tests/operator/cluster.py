@@ -1,8 +1,8 @@
 """A real control plane for tests: etcd, kube-apiserver and kube-controller-manager on loopback, with no node.
 
-The binaries are Debian's etcd and whatever FASTPROXY_K8S_BIN (or ~/.cache/fastproxy-k8s/bin) holds; without them the tests
-that need a cluster are skipped by name. `build_cluster.sh` beside this file makes them from Debian's source package. Pods
-exist as objects only: nothing runs them, so a test that wants one ready says so through its status.
+The binaries are Debian's etcd and what the folder FASTPROXY_K8S_BIN holds (`make test-k8s` names it); without them the
+tests that need a cluster are skipped by name. `build_cluster.sh` beside this file makes them from Debian's source
+package. Pods exist as objects only: nothing runs them, so a test that wants one ready says so through its status.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import trustme
 
-BINARIES = pathlib.Path(os.environ.get("FASTPROXY_K8S_BIN") or pathlib.Path.home() / ".cache/fastproxy-k8s/bin")
+BINARIES = pathlib.Path(os.environ.get("FASTPROXY_K8S_BIN") or "no-such-folder")
 START_SECONDS_MAX = 90
 TOKENS = {"admin": "system:masters", "operator": "operators"}  # a user and its group; the name is the token
 
@@ -136,10 +136,12 @@ contexts: [{{name: test, context: {{cluster: test, user: test, namespace: defaul
         while time.monotonic() < ends:
             if self.processes["server"].poll() is not None:
                 break
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-                    if answer.status == 200:
-                        return
+            with (
+                contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+                urllib.request.urlopen(request, timeout=5, context=context) as answer,
+            ):
+                if answer.status == 200:
+                    return
             time.sleep(0.25)
         raise RuntimeError(f"the API server does not answer: {(self.folder / 'server.log').read_text()[-2000:]}")
 
