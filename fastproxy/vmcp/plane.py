@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
+import fastproxy
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.config import schema, vmcp_schema
@@ -21,17 +24,25 @@ from fastproxy.proxy import dialer, guard, names, reload, tasks
 from fastproxy.session import outage, shelf, store
 from fastproxy.vmcp import (
     backends,
+    berths,
     bus,
     calls,
     catalog,
+    connections,
+    errands,
+    faults,
     legacy,
     legs,
     modern,
+    outgoing,
     paging,
+    parking,
+    peer,
     record,
     sessions,
     story,
     streams,
+    subscriptions,
     views,
     voices,
     watches,
@@ -129,12 +140,41 @@ class Plane:
             hub=self.hub,
             fleet=self.bus,
             asked=asked,
-            stateless=modern.Modern(),
+            stateless=self._make_modern(),
             catalog_of=lambda: self.catalog,
             passed_on=config.group.passthrough_headers,
             body_bytes_max=self.config.max_body,
             start_task=self.tasks.start,
         )
+
+    def _make_modern(self) -> modern.Modern:
+        server_info = msgspec.json.encode({"name": self.config.name, "version": fastproxy.__version__})
+        self.parking = parking.Parking(self.bus.replica, server_info=server_info, start_task=self.tasks.start)
+        self.berths = berths.Berths(hear=self.parking.hear, start_task=self.tasks.start)
+        self.subscriptions = subscriptions.Subscriptions(
+            self.watches, locate=self._locate, server_info=server_info, start_task=self.tasks.start
+        )
+        names_passed = self.vmcp_config.group.passthrough_headers
+        return modern.Modern(
+            self.group,
+            parked=self.parking,
+            carried=errands.Errands(self.parking, self.bus, start_task=self.tasks.start),
+            ours=self.berths,
+            listeners=self.subscriptions,
+            catalog_of=lambda: self.catalog,
+            pass_on=lambda fields: outgoing.passed_on(names_passed, fields, []),
+            call_composite=self._call_composite,
+            server_info=server_info,
+        )
+
+    async def _call_composite(
+        self,
+        tool: catalog.Composite,
+        visit: parking.Visit,
+        fields: connections.Fields,
+        on_message: peer.OnMessage,
+    ) -> bytes:
+        raise faults.unknown_tool(tool.name)
 
     async def _run_composite(
         self,
@@ -166,6 +206,9 @@ class Plane:
         """Let go of everything."""
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                self.subscriptions.close()
+                await self.parking.close()
+                await self.berths.close(self.group.get)
                 await self.group.close()
         except TimeoutError:
             logger.info("not every backend was told that we end")
@@ -192,6 +235,7 @@ class Plane:
             counts = self.catalog.counts()
             logger.info("catalog: version=%d %s", self._version, " ".join(f"{k}={v}" for k, v in counts.items()))
             self.hub.announce(changed)
+            self.subscriptions.announce(changed)
 
     def _build_catalog(self) -> catalog.Catalog:
         self._version += 1
