@@ -8,7 +8,7 @@ import uvloop
 from fastproxy import telemetry
 from fastproxy.config import vmcp_schema
 from fastproxy.proxy import access, serving
-from fastproxy.vmcp import admin, plane
+from fastproxy.vmcp import admin, heap, plane
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 def run(config: vmcp_schema.VmcpConfig) -> int:
     """Serve until told to stop; the exit code. StartError, StoreRefused: it could not begin."""
     access.configure_logging(config.front.log_level, config.front.log_format)
+    heap.keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_main(config))
 
