@@ -180,10 +180,10 @@ class Catalog:
         """What is missing of one backend, a line each, for /backends."""
         return tuple(f"{one.what}: {one.why}" for one in self.missing if one.backend == backend)
 
-    def with_composites(self, composites: Iterable[Composite]) -> "Catalog":
+    def with_composites(self, composites: Iterable[Composite], hidden: Iterable[LeftOut] = ()) -> "Catalog":
         """The same with these tools of our own. One that is called as a shown tool of a backend is left out; so is one
-        with a name too long."""
-        shown, missing = dict(self._tools.shown), list(self.missing)
+        with a name too long. `hidden`: others, and why."""
+        shown, missing = dict(self._tools.shown), [*self.missing, *hidden]
         told = dict(zip(self._tools.pages.names, self._tools.pages.items, strict=True))
         for composite in composites:
             holder = shown.get(composite.name)

@@ -28,23 +28,19 @@ from fastproxy.vmcp import (
     bus,
     calls,
     catalog,
-    connections,
     errands,
-    faults,
     legacy,
     legs,
     modern,
     outgoing,
     paging,
     parking,
-    peer,
     record,
     sessions,
     story,
     streams,
     subscriptions,
     views,
-    voices,
     watches,
     words,
 )
@@ -93,10 +89,10 @@ class Plane:
         secret = secrets.token_hex() if alone else front.store.password or ""
         self._seal = paging.Seal(paging.derive_key(front.key_prefix, secret))
         self._version = 0
-        self.catalog = self._build_catalog()
         self._changing = False
         self.group.on_change.append(lambda _backend: self._backend_changed())
         self._open_rooms()
+        self.catalog = self._build_catalog()
         self.book = views.Book(self.sessions, self.group)
         self.backends = views.Rows(self.group)
         self.discovery = views.Names(lambda: self._names.errors_total)
@@ -128,7 +124,7 @@ class Plane:
             self.group,
             self.calls,
             catalog_of=lambda: self.catalog,
-            run_composite=self._run_composite,
+            run_composite=lambda *asked: self.composites.run_in_session(*asked),
             tend=self.hub.tend,
         )
         self.story = story.Story(
@@ -155,6 +151,7 @@ class Plane:
             self.watches, locate=self._locate, server_info=server_info, start_task=self.tasks.start
         )
         names_passed = self.vmcp_config.group.passthrough_headers
+        self.composites = self._make_composites(server_info)
         return modern.Modern(
             self.group,
             parked=self.parking,
@@ -163,28 +160,25 @@ class Plane:
             listeners=self.subscriptions,
             catalog_of=lambda: self.catalog,
             pass_on=lambda fields: outgoing.passed_on(names_passed, fields, []),
-            call_composite=self._call_composite,
+            call_composite=lambda *asked: self.composites.run_for_visit(*asked),
             server_info=server_info,
         )
 
-    async def _call_composite(
-        self,
-        tool: catalog.Composite,
-        visit: parking.Visit,
-        fields: connections.Fields,
-        on_message: peer.OnMessage,
-    ) -> bytes:
-        raise faults.unknown_tool(tool.name)
-
-    async def _run_composite(
-        self,
-        session: sessions.Session,
-        tool: catalog.Composite,
-        arguments: bytes,
-        call: voices.Call,
-        fields: list[tuple[bytes, bytes]],
-    ) -> bytes:
-        raise NotImplementedError
+    def _make_composites(self, server_info: bytes) -> Any:
+        """None without any: jsonschema is 60 ms and some MiB, which others need not pay for."""
+        raw = self.vmcp_config.group.composite_tools
+        if not raw:
+            return None
+        return importlib.import_module("fastproxy.vmcp.composites").Composites(
+            raw,
+            self.group,
+            caller=self.calls,
+            hub=self.hub,
+            ours=self.berths,
+            catalog_of=lambda: self.catalog,
+            server_info=server_info,
+            start_task=self.tasks.start,
+        )
 
     async def open(self) -> None:
         """Ask the store, and begin to look for the backends. StoreRefused: the store will not serve us."""
@@ -240,7 +234,8 @@ class Plane:
     def _build_catalog(self) -> catalog.Catalog:
         self._version += 1
         rules = self.vmcp_config.group.aggregation
-        return catalog.build(rules, self.group.shown(), seal=self._seal, version=self._version)
+        built = catalog.build(rules, self.group.shown(), seal=self._seal, version=self._version)
+        return built if self.composites is None else self.composites.add_to(built)
 
     def _locate(self, uri: str) -> str | None:
         target = self.catalog.resource(uri)

@@ -20,19 +20,19 @@ class Shown(msgspec.Struct, frozen=True):
     raw: msgspec.Raw
 
 
-def show(all_of_them: Iterable[definitions.Definition], look_up: Lookup) -> tuple[list[Shown], list[str]]:
-    """Those that can run now, and why the others are not shown, a line each."""
+def show(all_of_them: Iterable[definitions.Definition], look_up: Lookup) -> tuple[list[Shown], list[tuple[str, str]]]:
+    """Those that can run now; the names of the others, and why they are not shown."""
     shown: list[Shown] = []
-    hidden: list[str] = []
+    hidden: list[tuple[str, str]] = []
     for one in all_of_them:
         tools = {call.tool: look_up(call.tool) for call in one.calls()}
         missing = sorted(name for name, tool in tools.items() if tool is None)
         if missing:
-            hidden.append(f"composite tool {one.name}: nobody offers {', '.join(missing)}")
+            hidden.append((one.name, f"nobody offers {', '.join(missing)}"))
             continue
         annotations, problem = _annotate(one, [tool for tool in tools.values() if tool is not None])
         if problem:
-            hidden.append(f"composite tool {one.name}: {problem}")
+            hidden.append((one.name, problem))
             continue
         shown.append(Shown(one, _render(one, annotations)))
     return shown, hidden

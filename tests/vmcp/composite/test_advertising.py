@@ -16,15 +16,15 @@ CALLS = [
 ASKS = [{"id": "a", "message": "?", "schema": {"type": "object"}}]
 
 
-def show(one: definition.Definition, **hints: dict[str, Any]) -> tuple[list[Any], list[str]]:
+def show(one: definition.Definition, **hints: dict[str, Any]) -> tuple[list[Any], list[tuple[str, str]]]:
     """The tool as it is told, when these tools are there with these hints."""
     shown, hidden = advertising.show([one], lambda name: {"annotations": hints[name]} if name in hints else None)
     return [msgspec.json.decode(each.raw) for each in shown], hidden
 
 
 def test_a_tool_is_hidden_while_one_that_it_calls_is_not_there_the_inner_ones_of_loops_included() -> None:
-    assert show(define(CALLS), read=SAFE) == ([], ["composite tool it: nobody offers write"])
-    assert show(define(CALLS)) == ([], ["composite tool it: nobody offers read, write"])
+    assert show(define(CALLS), read=SAFE) == ([], [("it", "nobody offers write")])
+    assert show(define(CALLS)) == ([], [("it", "nobody offers read, write")])
     assert show(define(CALLS), read=SAFE, write=SAFE)[1] == []
 
 
@@ -45,7 +45,7 @@ def test_hints_are_those_of_the_most_dangerous_tool(write: dict[str, Any], floor
 
 @pytest.mark.parametrize("hint", [{"readOnlyHint": True}, {"destructiveHint": False}, {"openWorldHint": False}])
 def test_a_tool_that_promises_more_than_those_it_calls_is_not_shown(hint: dict[str, bool]) -> None:
-    told, (why,) = show(define(CALLS, annotations=hint), read=SAFE, write={})
+    told, ((_, why),) = show(define(CALLS, annotations=hint), read=SAFE, write={})
     assert told == []
     assert "promises more than the tools that it calls" in why
 
