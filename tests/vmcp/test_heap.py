@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from fastproxy.vmcp import heap
-
 PROGRAM = """
 import resource, sys
 from fastproxy.vmcp import heap
