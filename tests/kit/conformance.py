@@ -143,10 +143,10 @@ def report(differences: Sequence[Difference]) -> str:
 
 
 class Replica(actors.Process):
-    """One process of the conformance backend."""
+    """One process of the conformance backend; `era`: both, legacy or modern."""
 
-    def __init__(self) -> None:
-        command = [str(provision.python("mcp2")), "-m", "everything", "--port", "0"]
+    def __init__(self, era: str = "both") -> None:
+        command = [str(provision.python("mcp2")), "-m", "everything", "--era", era, "--port", "0"]
         super().__init__("conformance-backend", command, {"PYTHONPATH": str(PROGRAMS)})
         self.port = 0
 
@@ -172,9 +172,9 @@ class Replica(actors.Process):
         return f"{self.origin}/mcp"
 
 
-def replicas(count: int) -> contextlib.AbstractContextManager[list[Replica]]:
+def replicas(count: int, era: str = "both") -> contextlib.AbstractContextManager[list[Replica]]:
     """So many replicas of the conformance backend, running while the `with` block lasts."""
-    return actors.started([Replica() for _ in range(count)])
+    return actors.started([Replica(era) for _ in range(count)])
 
 
 def main(arguments: list[str]) -> int:

@@ -13,11 +13,13 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 def main() -> None:
     parser = argparse.ArgumentParser(prog="everything", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 = any free port")
+    parser.add_argument("--era", choices=("both", "legacy", "modern"), default="both")
     # Sampling and logging are deprecated from 2026-07-28 on; the older revisions are tested all the same.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    with socket.create_server(("127.0.0.1", parser.parse_args().port), backlog=1024) as listener:
+    asked = parser.parse_args()
+    with socket.create_server(("127.0.0.1", asked.port), backlog=1024) as listener:
         print(f"everything: serving on http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
-        config = uvicorn.Config(server.create_app(), log_level="warning", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(server.create_app(asked.era), log_level="warning", timeout_graceful_shutdown=1)
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 

@@ -9,12 +9,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import mcp_types as types
-from everything import content, events, input_required, prompts, resources, stage, tools
+from everything import content, eras, events, input_required, prompts, resources, stage, tools
 from everything.stage import Context, Stage
 from mcp.server import Server, subscriptions
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
-from starlette.applications import Starlette
 
 NAME = "everything"
 RETRY_MILLISECONDS = 100  # what a client is told to wait before it comes back for a closed stream
@@ -24,9 +23,9 @@ TOOLS = tools.TOOLS | input_required.TOOLS
 PROMPTS = prompts.PROMPTS | input_required.PROMPTS
 
 
-def create_app() -> Starlette:
-    """The server as an ASGI application that serves `/mcp`."""
-    shared = Stage()
+def create_app(era: str = "both") -> eras.Application:
+    """The server as an ASGI application that serves `/mcp`; of one era only if it is told so (eras.py)."""
+    shared = Stage(era=era)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Server[Stage]) -> AsyncIterator[Stage]:
@@ -51,7 +50,8 @@ def create_app() -> Starlette:
     )
     server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_logging_level)
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=NAME))
-    return server.streamable_http_app(event_store=events.EventLog(), retry_interval=RETRY_MILLISECONDS)
+    application = server.streamable_http_app(event_store=events.EventLog(), retry_interval=RETRY_MILLISECONDS)
+    return application if era == "both" else eras.only(era, application)
 
 
 def tool_input_schema(name: str) -> dict[str, object] | None:
@@ -74,6 +74,10 @@ async def call_tool(context: Context, params: types.CallToolRequestParams) -> st
     missing = [name for name in required if name not in (params.arguments or {})]
     if missing:
         return content.result(content.text(f"missing arguments: {', '.join(missing)}"), is_error=True)
+    if context.lifespan_context.era == "legacy":
+        return await eras.fulfil(context, row.call, params)
+    if context.lifespan_context.era == "modern" and params.name in eras.NEEDING:
+        return await eras.NEEDING[params.name](context, params)
     return await row.call(context, params)
 
 
@@ -91,6 +95,8 @@ async def get_prompt(context: Context, params: types.GetPromptRequestParams) -> 
     missing = [each.name for each in row.definition.arguments or [] if each.name not in (params.arguments or {})]
     if missing:
         raise MCPError(types.INVALID_PARAMS, f"missing arguments: {', '.join(missing)}")
+    if context.lifespan_context.era == "legacy":
+        return await eras.fulfil(context, row.get, params)
     return await row.get(context, params)
 
 

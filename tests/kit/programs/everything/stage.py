@@ -18,6 +18,7 @@ from mcp.shared.subscriptions import PromptsListChanged, ToolsListChanged
 @dataclass
 class Stage:
     bus: subscriptions.InMemorySubscriptionBus = field(default_factory=subscriptions.InMemorySubscriptionBus)
+    era: str = "both"
     has_extra_tool: bool = False
     has_extra_prompt: bool = False
 
