@@ -6,6 +6,7 @@ cdef enum:
     EVENTS_MAX = 256
     ACCEPTS_MAX = 64        # connections taken per listener and wake-up, so that a flood does not starve the others
     ROUNDS_MAX = 4          # looks into epoll per wake-up
+    AGAIN_MIN = 4           # so many at once, and the next are there by now: the loop's own round costs more than a look
 
 logger = logging.getLogger("fastproxy.relay")
 
@@ -202,7 +203,7 @@ cdef class Reactor:
                     if isinstance(wire, Client):
                         (<Client>wire).broken = True
                 self.serve(wire)
-            if n < EVENTS_MAX // 8:
+            if n < AGAIN_MIN:
                 break
         if self.later:
             later = self.later
