@@ -79,9 +79,8 @@ class RedisRecords(Generic[Record]):
 
     async def open(self) -> None:
         try:
-            with redis_client.closed_means_lost():
-                async with asyncio.timeout(self._seconds_max):
-                    await self._check_rights()
+            async with asyncio.timeout(self._seconds_max):
+                await self._check_rights()
         except redis_client.FAULTS as error:
             fault = redis_client.fault(error)
             if isinstance(fault, errors.StoreUnavailable):
@@ -234,9 +233,8 @@ class RedisRecords(Generic[Record]):
 
     async def _attempt(self, work: Callable[[], Awaitable[Result]]) -> Result:
         try:
-            with redis_client.closed_means_lost():
-                async with asyncio.timeout(self._seconds_max):
-                    return await work()
+            async with asyncio.timeout(self._seconds_max):
+                return await work()
         except redis_client.FAULTS as error:  # the deadline's too
             fault = redis_client.fault(error)
             if redis_client.is_away(error):
@@ -251,9 +249,8 @@ class RedisRecords(Generic[Record]):
         seconds_max = min(self._seconds_max, _PROBE_SECONDS_MAX) if self._probes_briefly else self._seconds_max
         self._probes_briefly = True
         try:
-            with redis_client.closed_means_lost():
-                async with asyncio.timeout(seconds_max):
-                    await self._write_probe()
+            async with asyncio.timeout(seconds_max):
+                await self._write_probe()
         except redis_client.FAULTS as error:
             if redis_client.is_away(error):
                 self._probes_briefly = seconds_max == self._seconds_max or not isinstance(error, TimeoutError)
@@ -343,7 +340,7 @@ class RedisRecords(Generic[Record]):
             return None
 
     async def _command(self, *words: str | bytes | int, **where: Any) -> Any:
-        return await self._client.execute_command(*words, **where)
+        return await redis_client.until_sent(lambda: self._client.execute_command(*words, **where))
 
     async def _run(self, script: redis_scripts.Script, key: str, *arguments: str | bytes | int) -> Any:
         try:
@@ -355,10 +352,8 @@ class RedisRecords(Generic[Record]):
         """The answers in order; a value of a foreign type answers b""."""
         answers: list[Any] = []
         for start in range(0, len(commands), _PIPELINE_COMMANDS_MAX):
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands[start : start + _PIPELINE_COMMANDS_MAX]:
-                pipeline.execute_command(*command)
-            answers += await pipeline.execute(raise_on_error=False)
+            some = commands[start : start + _PIPELINE_COMMANDS_MAX]
+            answers += await redis_client.ask_together(self._client, some)
         for position, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 if not _is_wrong_type(answer):

@@ -7,7 +7,7 @@ An exception of redis-py --fault--> StoreUnavailable or StoreRefused, with what 
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -21,6 +21,7 @@ import redis.exceptions
 from fastproxy import errors
 from fastproxy.config import schema
 
+Result = TypeVar("Result")
 Client: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
 
 # What its clients and the network raise; TimeoutError is an OSError.
@@ -29,6 +30,9 @@ FAULTS = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, O
 # Commands go over RESP2: every server from Redis 5 on speaks it, without a HELLO in the handshake.
 # Only the tracking connection (tracking.py) needs RESP3.
 _PROTOCOL = 2
+
+# As many idle connections may have been reset as a pool holds.
+_RESETS_MAX = 64
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,15 +146,45 @@ def _retry(attempts: int) -> redis.asyncio.retry.Retry:
     return redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), attempts)
 
 
+class NeverSent(redis.exceptions.ConnectionError):
+    """The connection was closed before the command: nothing of it has left."""
+
+
 @contextlib.contextmanager
 def closed_means_lost() -> Iterator[None]:
-    """uvloop answers a write on a transport that the peer has just closed with a RuntimeError; asyncio does not."""
+    """uvloop answers a write on a transport that the peer has closed with a RuntimeError; asyncio does not."""
     try:
         yield
     except RuntimeError as error:
         if "closed" not in str(error):
             raise
-        raise redis.exceptions.ConnectionError(str(error)) from error
+        raise NeverSent(str(error)) from error
+
+
+async def until_sent(ask: Callable[[], Awaitable[Result]]) -> Result:
+    """redis-py does not see that a connection was reset while it lay idle in its pool; writing to it tells. After an
+    outage all of them may be such, and would be outages of their own. Each is made anew when it is used once more."""
+    for _ in range(_RESETS_MAX):
+        with contextlib.suppress(NeverSent), closed_means_lost():
+            return await ask()
+    with closed_means_lost():
+        return await ask()
+
+
+async def ask_together(client: Client, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+    """Commands that may be repeated, in one round trip; the answers in order, errors among them."""
+
+    async def ask() -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, RuntimeError):  # a Cluster's pipeline hands out whatever a node's connection raised
+                raise answer
+        return answers
+
+    return await until_sent(ask)
 
 
 def is_away(error: Exception) -> bool:

@@ -90,3 +90,21 @@ async def test_a_store_that_is_cut_off_is_noticed_without_any_operation(way: lin
         way.heal()
         await eventually(lambda: store.available, seconds_max=BACK_SECONDS_MAX)
         assert await store.create(session("s-1"))
+
+
+async def test_connections_that_were_reset_while_they_were_idle_cost_nothing_once_the_store_serves(
+    way: link.Link,
+) -> None:
+    async with opened(way) as store:
+        await store.create(session("s-1"))
+        await asyncio.gather(*(store.load("s-1") for _ in range(8)))  # so many connections lie idle now
+        way.cut()
+        await eventually(lambda: not store.available, seconds_max=BACK_SECONDS_MAX)
+        way.heal()
+        await eventually(lambda: store.available, seconds_max=BACK_SECONDS_MAX)
+        errors_before = store.errors_total
+        for _ in range(3):
+            found = await asyncio.gather(*(store.load("s-1") for _ in range(8)))
+            assert found == [session("s-1")] * 8
+        assert store.available
+        assert store.errors_total == errors_before
