@@ -1,4 +1,4 @@
-"""A composite tool of three vMCP processes: steps at two real servers, a question to a real client, a loop, and an output;
+"""A composite tool of three vMCP processes: steps at two real servers, a question to a real client, a loop, an output;
 each request meets another process.
 
 Real: servers, clients, processes, Redis. Every rule by itself: tests/vmcp/composite.
@@ -127,7 +127,7 @@ def test_steps_keep_the_sessions_state_and_the_user_is_asked_wherever_the_answer
         assert set(place.legs(session_id)) == {"first", "second"}
 
 
-def test_a_composite_tool_is_listed_when_what_it_calls_is_there_and_hidden_tools_stay_hidden(
+def test_it_is_listed_when_what_it_calls_is_there_and_hidden_tools_stay_hidden(
     place: fleet.Place,
 ) -> None:
     with place.client("mcp2") as client:
