@@ -83,6 +83,9 @@ def _list_backends(values: Mapping[str, object]) -> tuple[backend.Backend, ...]:
 def _check_source(values: Mapping[str, object]) -> Iterator[Problem]:
     if values.get("backend") and values.get("command"):
         yield "command", "expected either backends or a command, got both"
+    where, workers = values.get("stdio_address"), values.get("workers")
+    if isinstance(where, address.Address) and where.port and isinstance(workers, int) and workers > 1:
+        yield "stdio_address", f"expected port 0 with {workers} workers, each of which needs one of its own"
 
 
 def _check_replicas(values: Mapping[str, object]) -> Iterator[Problem]:

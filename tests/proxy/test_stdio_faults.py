@@ -107,9 +107,9 @@ def test_a_session_without_calls_gets_another_process_too_and_its_stream_lives_o
 
 
 def test_a_command_that_is_not_there_ends_the_proxy_with_one_line() -> None:
-    with pytest.raises(kit.KitError, match="cannot start no-such-program: no such program"):
-        with stage.stage(command=["no-such-program"]):
-            pass
+    said = "fastproxy: cannot start no-such-program: no such program\n"
+    with pytest.raises(kit.KitError, match=said), stage.stage(command=["no-such-program"]):
+        pass
 
 
 # What it says.

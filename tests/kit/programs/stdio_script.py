@@ -133,7 +133,8 @@ def seen(**_: typing.Any) -> str:
 VERBS = {
     verb.__name__: verb
     for verb in (
-        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, repeat, later, seen,
+        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, repeat, later,
+        seen,
     )
 }  # fmt: skip
 SEEN: list[str] = []

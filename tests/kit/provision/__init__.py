@@ -51,6 +51,11 @@ RECIPES: dict[str, Recipe] = {
     "ts1": Recipe("npm", ("@modelcontextprotocol/sdk@1.32.2",)),
     "ts2": Recipe("npm", ("@modelcontextprotocol/client@2.4.0", "@modelcontextprotocol/server@2.4.0")),
     "everything": Recipe("npm", ("@modelcontextprotocol/server-everything@2026.8.31",)),
+    "stdio-npm": Recipe(
+        "npm",
+        ("@modelcontextprotocol/server-filesystem@2026.8.31", "@modelcontextprotocol/server-memory@2026.8.31"),
+    ),
+    "stdio-pip": Recipe("pip", ("mcp-server-time==2026.10.19", "mcp-server-fetch==2026.10.24")),
     "inspector": Recipe("npm", ("@modelcontextprotocol/inspector@2.12.0",)),
     "conformance": Recipe("npm", ("@modelcontextprotocol/conformance@0.2.0-alpha.12",)),
 }
