@@ -1,6 +1,6 @@
 """What goes: objects that a resource no longer wants, and all of them when it is deleted.
 
-Owner references would have the garbage collector do the same, later and in its own order; here the proxies are told first.
+Owner references would have the garbage collector do the same, later and in its own order; here the proxies are first.
 Nothing is deleted that belongs to somebody else.
 """
 
