@@ -50,6 +50,13 @@ chaos: $(VENV)/.test $(VENV)/.extension  ## everything dies, hangs and is cut of
 	@$(PYTHON) -m tests.kit.provision mcp2
 	@$(PYTHON) -m tests.chaos $(or $(ARGS),--publish)
 
+rollout: $(VENV)/.test $(VENV)/.extension  ## proxies restarted one by one, replicas that come and go: who noticed
+	@$(PYTHON) -m tests.rollout restart $(ARGS)
+	@$(PYTHON) -m tests.rollout scale
+
+life: $(VENV)/.test $(VENV)/.extension  ## a day of sessions in a quarter of an hour: is all back; ARGS="--minutes 2"
+	@$(PYTHON) -m tests.life $(ARGS)
+
 build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from the sdist)
 	@sh .ci/preflight compiler $(PYTHON)
 	@$(PYTHON) -m build --outdir dist .

@@ -8,8 +8,8 @@ to others and are counted there. Nobody's clock is compared with anybody else's:
 our own is of a proxy that is gone.
 
 News are old, and all proxies would fill the replica that was emptiest then. So what we have opened since is taken to
-have been opened by the others too: since the hearing before the last, for a line that is heard now was written at any
-time after that one. How many of theirs come to one of ours is what their news have shown lately; while there is nothing
+have been opened by the others too: since the last hearing, and half of what we opened between the one before and that, for
+a line that is heard was written at any time in between. How many of theirs come to one of ours is what their news have shown lately; while there is nothing
 to be seen, each is taken to open as many as we do, since a burst that begins is everybody's.
 """
 
@@ -81,8 +81,9 @@ class Placements:
         """Of a replica that has `count` of our own."""
         if not self._others:
             return 0
-        base = min(self._before.get(url, 0), self._at_last.get(url, 0))  # some may have ended in between
-        since = max(0, count - base)
+        at_last = min(self._at_last.get(url, 0), count)  # some may have ended in between
+        before = min(self._before.get(url, 0), at_last)
+        since = count - at_last + (at_last - before) / 2
         return self._elsewhere.get(_key(url), 0) + round(since * self._pace)
 
 

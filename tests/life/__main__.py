@@ -23,7 +23,7 @@ from tests.life import clients
 from tests.rollout import stage, traffic
 
 TTL_SECONDS = 3.0
-REST_SECONDS_MAX = 40.0  # until a route table and the pools of connections have been swept
+REST_SECONDS_MIN, REST_SECONDS_MAX = 2 * TTL_SECONDS, 15.0  # until tables and pools of connections have been swept
 # An allocator gives back whole pages only: what comes and goes leaves some holes, once. A leak of 100 bytes a session
 # would be over this after 20,000 of them.
 MEMORY_BYTES_MORE_MAX = 2 << 20
@@ -78,7 +78,7 @@ class World:
         """A tenth of it first, then all."""
         service = stage.Service(self._proxies, random.Random(self._lots.random()))
         watching = asyncio.create_task(service.watch())
-        await self._live(service, max(seconds / 10, 3 * TTL_SECONDS))
+        await self._live(service, max(seconds / 10, 2 * TTL_SECONDS))
         began = await self._rest(None)
         between = []
         before = time.monotonic()
@@ -115,16 +115,15 @@ class World:
     async def _rest(self, began: Vitals | None) -> Vitals:
         """Until nothing is left, or what is left will not go."""
         await asyncio.gather(*self._living)
-        deadline = time.monotonic() + REST_SECONDS_MAX
+        deadline = time.monotonic() + REST_SECONDS_MAX - REST_SECONDS_MIN
+        await asyncio.sleep(REST_SECONDS_MIN)
         while True:
-            await asyncio.sleep(1.0)
             seen = await asyncio.to_thread(self._look)
             idle = not any(seen.sessions_known) and not seen.redis_keys
-            few = began is None or seen.descriptors <= began.descriptors
-            if (idle and few and time.monotonic() > deadline - REST_SECONDS_MAX + 3 * TTL_SECONDS) or (
-                time.monotonic() > deadline
-            ):
+            few = began is None or max(seen.descriptors) <= max(began.descriptors) + POOL_DESCRIPTORS // 4
+            if (idle and few) or time.monotonic() > deadline:
                 return seen
+            await asyncio.sleep(1.0)
 
     def _look(self) -> Vitals:
         names = [name.decode() for name in self._redis.execute("KEYS", "*")]

@@ -3,7 +3,8 @@
 Sessions with a counter each; `tools/call` counts, and names the server in its answer; with `"steps": N` it answers by
 an event stream of N progress notifications and the result; `"seconds": S` lets it work so long. A GET stream gets an
 event every `--event-seconds`. Every event is written in two pieces with a pause between, so that who cuts without
-looking cuts in the middle of one. SIGTERM: no new connections, calls under way finish, then the end.
+looking cuts in the middle of one. SIGTERM: no new connections; streams end, answers say `Connection: close`; when it
+has been quiet for a moment, the end.
 """
 
 import argparse
@@ -23,6 +24,7 @@ JSON = {"Content-Type": "application/json"}
 EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "Transfer-Encoding": "chunked"}
 PIECE_SECONDS = 0.02  # between the two halves of an event
 STEP_SECONDS = 0.05
+QUIET_SECONDS = 0.3  # without a call, at the end
 READ_BYTES = 65_536
 PADDING = "." * 600  # an event is a few times as long as a line of text, so that it has a middle
 
@@ -35,17 +37,20 @@ class Server:
         self.sessions: dict[str, int] = {}
         self._event_seconds = event_seconds
         self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._ending = asyncio.Event()
+        self._called = asyncio.Event()
 
     async def run(self, host: str, port: int) -> None:
-        end = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._ending.set)
         server = await asyncio.start_server(self._accept, host, port, backlog=1024, limit=2**20)
         print(json.dumps({"ready": True, "port": server.sockets[0].getsockname()[1]}), flush=True)
-        await end.wait()
+        await self._ending.wait()
         server.close()
-        await self._idle.wait()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._called.clear()
+                async with asyncio.timeout(None if self._calls else QUIET_SECONDS):
+                    await self._called.wait()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         buffer = b""
@@ -60,6 +65,9 @@ class Server:
                 buffer = buffer[len(request.raw) :]
                 await self._answer(request, writer)
                 await writer.drain()
+                if self._ending.is_set():
+                    writer.close()
+                    return
 
     async def _answer(self, request: actors_message.Message, writer: asyncio.StreamWriter) -> None:
         session = request.field("mcp-session-id")
@@ -69,7 +77,7 @@ class Server:
             self.sessions[session] = 0
             own = {"name": self.name, "version": "1"}
             result = {"protocolVersion": said["params"]["protocolVersion"], "capabilities": {}, "serverInfo": own}
-            writer.write(_result(said["id"], result, session))
+            writer.write(self._result(said["id"], result, session))
         elif session is None or session not in self.sessions:
             error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32001, "message": "Session not found"}}
             writer.write(actors_message.format_response("404 Not Found", JSON, json.dumps(error).encode()))
@@ -85,7 +93,7 @@ class Server:
 
     async def _call(self, session: str, said: dict[str, typing.Any], writer: asyncio.StreamWriter) -> None:
         self._calls += 1
-        self._idle.clear()
+        self._called.set()
         try:
             self.sessions[session] += 1
             result = {"replica": self.name, "session": session, "count": self.sessions[session]}
@@ -93,7 +101,7 @@ class Server:
             if asked.get("seconds"):
                 await asyncio.sleep(asked["seconds"])
             if not asked.get("steps"):
-                writer.write(_result(said["id"], result, session))
+                writer.write(self._result(said["id"], result, session))
                 return
             writer.write(actors_message.format_response("200 OK", {**EVENTS, "Mcp-Session-Id": session}))
             for step in range(asked["steps"]):
@@ -104,17 +112,18 @@ class Server:
             await writer.drain()
         finally:
             self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+            self._called.set()
 
     async def _stream(self, session: str, writer: asyncio.StreamWriter) -> None:
         writer.write(actors_message.format_response("200 OK", {**EVENTS, "Mcp-Session-Id": session}))
         number = 0
-        while session in self.sessions and not writer.transport.is_closing():
+        while session in self.sessions and not writer.transport.is_closing() and not self._ending.is_set():
             number += 1
             said = {"method": "notifications/message", "params": {"level": "info", "data": f"{number} {PADDING}"}}
             await self._event(writer, said)
-            await asyncio.sleep(self._event_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._event_seconds):
+                    await self._ending.wait()
         if not writer.transport.is_closing():
             writer.write(actors_message.LAST_CHUNK)
 
@@ -125,10 +134,10 @@ class Server:
         await asyncio.sleep(PIECE_SECONDS)
         writer.write(actors_message.format_chunk(event[half:]))
 
-
-def _result(number: object, result: object, session: str) -> bytes:
-    body = json.dumps({"jsonrpc": "2.0", "id": number, "result": result}).encode()
-    return actors_message.format_response("200 OK", {**JSON, "Mcp-Session-Id": session}, body)
+    def _result(self, number: object, result: object, session: str) -> bytes:
+        body = json.dumps({"jsonrpc": "2.0", "id": number, "result": result}).encode()
+        last = {"Connection": "close"} if self._ending.is_set() else {}
+        return actors_message.format_response("200 OK", {**JSON, "Mcp-Session-Id": session, **last}, body)
 
 
 def main(arguments: list[str]) -> None:

@@ -41,14 +41,24 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run(
-    proxies: Sequence[kit.Proxy], *, clients: int, calls_per_second: float, rounds: int, seed: int
+    proxies: Sequence[kit.Proxy],
+    *,
+    clients: int,
+    calls_per_second: float,
+    rounds: int,
+    seed: int,
+    keeps_connections: bool,
 ) -> Outcome:
-    """All of them, `rounds` times."""
+    """All of them, `rounds` times. `keeps_connections`: a client calls on one connection until it is told to close it,
+    else on a new one each time, which a Service gives to any live proxy."""
     lots = random.Random(seed)
     tally, end = traffic.Tally(), asyncio.Event()
     service = stage.Service(proxies, random.Random(lots.random()))
     watching = asyncio.create_task(service.watch())
-    crowd = [traffic.Client(service, tally, random.Random(lots.random())) for _ in range(clients)]
+    crowd = [
+        traffic.Client(service, tally, random.Random(lots.random()), keeps_connection=keeps_connections)
+        for _ in range(clients)
+    ]
     for client in crowd:
         await client.open()
     every = clients / calls_per_second
@@ -80,6 +90,8 @@ def _judge(
     rate = tally.calls / seconds
     failed, cut = tally.failures.total(), tally.streams_cut.total()
     broken = [f"{failed} failed calls"] * bool(failed) + [f"{cut} streams cut"] * bool(cut)
+    if tally.moves:
+        broken.append(f"{tally.moves} sessions were opened anew on another replica, and none was gone")
     if any(codes):
         broken.append(f"exit codes {codes}")
     if rate < RATE_SHARE_MIN * wanted:

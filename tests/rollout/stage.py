@@ -22,6 +22,7 @@ class Replica(actors.Process):
     """One running replica.py, on the same address after each start."""
 
     def __init__(self, name: str, *, host: str = "127.0.0.1", port: int = 0, event_seconds: float = 0.5) -> None:
+        self.pod = name
         self.host = host
         self.port = port
         self._own = ("--host", host, "--event-seconds", str(event_seconds), "--name", name)

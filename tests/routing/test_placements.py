@@ -33,11 +33,12 @@ def test_what_we_have_opened_since_the_news_is_taken_to_be_what_each_other_has()
     assert ours.elsewhere(ONE, 8) == 6, "sessions that ended are no placements"
 
 
-def test_since_is_since_the_hearing_before_the_last_or_since_sessions_ended() -> None:
+def test_since_is_since_others_wrote_what_was_heard_last_or_since_sessions_ended() -> None:
+    """They wrote it between the last two hearings: in the middle, for all that we know."""
     ours, other = placements.Placements(), placements.Placements()
     for now, count in enumerate((10, 14, 20)):
         ours.hear({"a": other.news({ONE: 3})}, {ONE: count}, float(now))
-    assert ours.elsewhere(ONE, 21) == 3 + (21 - 14)
+    assert ours.elsewhere(ONE, 21) == 3 + (21 - 20) + (20 - 14) / 2
     ours.hear({"a": other.news({ONE: 3})}, {ONE: 2}, 3.0)
     assert ours.elsewhere(ONE, 5) == 3 + (5 - 2)
 
@@ -49,9 +50,9 @@ def test_who_opens_alone_learns_from_the_news_that_nobody_else_does() -> None:
     assert ours.elsewhere(ONE, 26) == 3 + 16, "a burst begins: it may be everybody's"
     for now, count in enumerate((26, 42, 58), 1):
         ours.hear({"a": other.news({ONE: 3})}, {ONE: count}, float(now))
-    assert ours.elsewhere(ONE, 74) == 3 + 32 / 8, "half as many with each news that show nothing"
+    assert ours.elsewhere(ONE, 74) == 3 + (16 + 8) / 8, "half as many with each news that show nothing"
     ours.hear({"a": other.news({ONE: 35})}, {ONE: 74}, 4.0)
-    assert ours.elsewhere(ONE, 90) == 35 + 32, "twice as many as we, and never more than each as many as we"
+    assert ours.elsewhere(ONE, 90) == 35 + 16 + 8, "twice as many as we, and never more than each as many as we"
     for now in (5.0, 6.0):
         ours.hear({"a": other.news({ONE: 35})}, {ONE: 74}, now)
     assert ours.elsewhere(ONE, 84) == 35 + 10, "it is quiet: the next burst may be everybody's again"
