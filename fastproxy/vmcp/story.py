@@ -48,6 +48,7 @@ from fastproxy.wire import request as requests
 logger = logging.getLogger(__name__)
 
 PATH = "/mcp"
+HOSTS_MAX = 64  # remembered as welcome
 _VERSIONS = [name for name, row in revision.REVISIONS.items() if row.sessions]
 _NEWEST = max(_VERSIONS)
 _MODERN_MARK = b'"io.modelcontextprotocol/protocolVersion"'
@@ -87,6 +88,7 @@ class Story:
         self._body_bytes_max = body_bytes_max
         self._start_task = start_task
         self.refusals: dict[str, int] = {}
+        self._hosts: set[bytes] = set()
         fleet.on(words.StreamOpened, self._stream_opened)
         fleet.on(words.Cancelled, lambda word: hub.cancel(word.session_id, word.request_id))
 
@@ -107,9 +109,9 @@ class Story:
     async def _tell(self, exchange: core.Exchange) -> None:
         body = b""
         try:
-            request = requests.read(exchange.method, exchange.target, exchange.fields)
+            request = requests.of(exchange.method_name, exchange.target, exchange.fields)
             try:
-                self._gate.check(request.header(b"host"), request.all(b"origin"))
+                self._admit(request)
                 if request.path != PATH:
                     raise reply.Refusal(404, faults.INVALID_REQUEST, f"the MCP endpoint is {PATH}")
                 if request.method == "POST" and exchange.has_body:
@@ -129,6 +131,16 @@ class Story:
         except Exception:
             logger.exception("fault in an exchange")
             exchange.abort("fault")
+
+    def _admit(self, request: requests.Request) -> None:
+        """Host and Origin. A Host that was welcome once is, without an Origin beside it."""
+        host = request.headers.get(b"host", b"")
+        origins = request.all(b"origin") if b"origin" in request.headers else []
+        if host in self._hosts and not origins:
+            return
+        self._gate.check(request.header(b"host"), origins)
+        if len(self._hosts) < HOSTS_MAX:
+            self._hosts.add(host)
 
     def _refuse(self, exchange: core.Exchange, refusal: reply.Refusal, body: bytes) -> None:
         if "reason" in refusal.data:
@@ -180,27 +192,32 @@ class Story:
         elif _is_id(message.id):
             exchange.note = session.session_id
             call = voices.Call(exchange, bytes(message.id), fields)
-            await self._serve_call(session, call, message, outgoing.passed_on(self._passed_on, request.fields, []))
+            passed_on = outgoing.passed_on(self._passed_on, request.fields, []) if self._passed_on else []
+            await self._serve_call(session, call, method, bytes(message.params), passed_on)
         else:
             raise reply.Refusal(400, faults.INVALID_REQUEST, "expected id to be a string or a number")
 
     async def _serve_call(
-        self, session: sessions.Session, call: voices.Call, message: peer.Message, fields: outgoing.Fields
+        self,
+        session: sessions.Session,
+        call: voices.Call,
+        method: str,
+        params: bytes,
+        fields: outgoing.Fields,
     ) -> None:
         """A request of a session, and its answer."""
-        params = bytes(message.params)
         call.token = messages.asked_token(params)
-        act = self._legacy.methods.get(message.method_name)
+        act = self._legacy.methods.get(method)
         session.begin(call)
         call.task = asyncio.current_task()
         try:
             if act is None:
-                raise faults.Fault(faults.METHOD_NOT_FOUND, f"Method not found: {message.method_name[:200]}")
-            result = await act(legacy.Asked(session, message.method_name, params, call, fields))
+                raise faults.Fault(faults.METHOD_NOT_FOUND, f"Method not found: {method[:200]}")
+            result = await act(legacy.Asked(session, method, params, call, fields))
             call.answer(messages.result(call.request_id, result))
         except (peer.BackendError, faults.Fault) as error:
             if not isinstance(error, peer.Refused):
-                logger.info("a call has no result: method=%s reason=%s", message.method_name, error)
+                logger.info("a call has no result: method=%s reason=%s", method, error)
             call.answer(messages.error(call.request_id, faults.explain(error)))
         except asyncio.CancelledError:
             if not call.cancelled:
@@ -291,7 +308,7 @@ class _Initialize(msgspec.Struct):
 
 
 def _is_id(raw: msgspec.Raw) -> bool:
-    return bytes(raw)[:1] in (b'"', b"-", *(b"%d" % digit for digit in range(10)))
+    return bytes(raw)[0] in b'"-0123456789'
 
 
 def _unreadable(body: bytes) -> reply.Refusal:

@@ -50,10 +50,15 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 def read(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> Request:
     """The request of a head."""
+    return of(method.decode("latin-1"), target, fields)
+
+
+def of(method: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> Request:
+    """The same, of a method that is text already."""
     headers: dict[bytes, bytes] = {}
     for name, value in fields:
         headers.setdefault(name.lower(), value)
-    return Request(method.decode("latin-1"), target.decode("latin-1"), fields, headers)
+    return Request(method, target.decode("latin-1"), fields, headers)
 
 
 _SESSION_PARAMETERS = ("sessionId", "session_id")
