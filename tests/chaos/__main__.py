@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--publish", action="store_true", help=f"write {RESULTS} and the table in {README}")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of every lot that is drawn")
     asked = parser.parse_args(arguments)
+    if asked.publish:
+        report.check(README.read_text())
     runs.say(f"seed {asked.seed}")
     started, began = datetime.datetime.now(datetime.UTC), time.monotonic()
     left_out: dict[str, str] = {}

@@ -208,10 +208,15 @@ def passage(result: Result) -> str:
     )
 
 
+def check(text: str) -> None:
+    """ValueError: the page has no marks to write between."""
+    if text.find(TABLE_BEGINS) < 0 or text.find(TABLE_ENDS) < text.find(TABLE_BEGINS):
+        raise ValueError(f"no {TABLE_BEGINS.strip()} and {TABLE_ENDS.strip()}")
+
+
 def put_in(text: str, result: Result) -> str:
-    """A page with the passage between its two marks. ValueError: it has no such marks."""
+    """A page with the passage between its two marks."""
+    check(text)
     before, begins, rest = text.partition(TABLE_BEGINS)
     _, ends, after = rest.partition(TABLE_ENDS)
-    if not begins or not ends:
-        raise ValueError(f"no {TABLE_BEGINS.strip()} or no {TABLE_ENDS.strip()}")
     return before + begins + "\n" + passage(result) + "\n" + ends + after
