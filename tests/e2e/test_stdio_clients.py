@@ -119,13 +119,17 @@ def test_clients_of_the_newer_era_are_served_by_either_kind(
 
 @pytest.mark.parametrize("mode", ["shared", "pool"])
 def test_clients_of_a_shared_process_notice_nothing_of_each_other(mode: str, redis: redis_server.RedisServer) -> None:
-    with proxies_of(command_of("mcp1"), redis, "--stdio-mode", mode, "--stdio-max-processes", "2") as proxies:
-        with visit("mcp2", proxies) as first, visit("ts1", proxies) as second:
-            pending = [client.begin_call("progress", steps=5, seconds=0.05) for client in (first, second)]
-            assert [len(each.answer().progress) for each in pending] == [5, 5]
-            assert first.call("echo", value=1).text == "1"
-            assert "this process is shared" in second.call("elicit", message="m").text
-            assert second.asked == []
+    flags = ("--stdio-mode", mode, "--stdio-max-processes", "2")
+    with (
+        proxies_of(command_of("mcp1"), redis, *flags) as proxies,
+        visit("mcp2", proxies) as first,
+        visit("ts1", proxies) as second,
+    ):
+        pending = [client.begin_call("progress", steps=5, seconds=0.05) for client in (first, second)]
+        assert [len(each.answer().progress) for each in pending] == [5, 5]
+        assert first.call("echo", value=1).text == "1"
+        assert "this process is shared" in second.call("elicit", message="m").text
+        assert second.asked == []
 
 
 # The servers that people have.

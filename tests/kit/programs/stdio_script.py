@@ -130,13 +130,9 @@ def seen(**_: typing.Any) -> str:
     return json.dumps(SEEN)
 
 
-VERBS = {
-    verb.__name__: verb
-    for verb in (
-        echo, whoami, count, sleep, die, progress, big, flood, garbage, complain, elicit, update, changed, repeat, later,
-        seen,
-    )
-}  # fmt: skip
+TALKING = (echo, whoami, count, sleep, progress, big, elicit, seen)
+TELLING = (flood, garbage, complain, update, changed, repeat, later, die)
+VERBS: dict[str, typing.Any] = {verb.__name__: verb for verb in (*TALKING, *TELLING)}
 SEEN: list[str] = []
 
 
