@@ -3,6 +3,8 @@
 A body that is no single JSON object (a batch, text, anything) has no envelope; the backend judges it, not the proxy.
 """
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -34,6 +36,13 @@ class _Outcome(msgspec.Struct, gc=False):
     error: dict[str, Any] | None = None
 
 
+
+def _refuse_constant(name: str) -> object:
+    """Python's own reader takes NaN for a number."""
+    raise ValueError(name)
+
+
+_json = json.JSONDecoder(parse_constant=_refuse_constant)
 _decoder = msgspec.json.Decoder(_Wire)
 _initialize_decoder = msgspec.json.Decoder(_Initialize)
 _outcome_decoder = msgspec.json.Decoder(_Outcome)
@@ -50,6 +59,52 @@ def read(body: bytes) -> Envelope | None:
         return None
     id_text = bytes(wire.id)
     return Envelope(method, id_text if id_text[:1] and id_text[:1] in b'"-0123456789' else None)
+
+
+def read_beginning(body: bytes) -> Envelope | None:
+    """What the first bytes of a long message tell; None when its id is not among them, or the message is no object.
+
+    The SDKs differ: Python's of 2.x, Go's, Rust's and Java's say the id before the params, Python's of 1.x and
+    TypeScript's after. Who gives an id and is not seen to be an answer is taken for a request, as most are."""
+    method, number = None, None
+    for name, value, raw in _members(body.decode("utf-8", "replace")):
+        if name == "id":
+            told = isinstance(value, str | int | float) and not isinstance(value, bool) and raw.encode() in body
+            number = raw.encode() if told else None
+        elif name == "method":
+            method = value if isinstance(value, str) else None
+        elif name in ("result", "error"):
+            return None if number is None else Envelope(None, number)
+    return None if number is None else Envelope(method or "", number)
+
+
+def _members(text: str) -> Iterator[tuple[str, object, str]]:
+    """Name, value and its text for each member of a JSON object, up to where it is cut off; what is cut off has a name,
+    and no value."""
+    position = _after_blank(text, 0)
+    while text[position : position + 1] in ("{", ","):
+        try:
+            name, position = _json.raw_decode(text, _after_blank(text, position + 1))
+            colon = _after_blank(text, position)
+            if not isinstance(name, str) or text[colon : colon + 1] != ":":
+                return
+            begin = _after_blank(text, colon + 1)
+        except (ValueError, RecursionError):
+            return
+        try:
+            value, end = _json.raw_decode(text, begin)
+        except (ValueError, RecursionError):
+            yield name, None, ""
+            return
+        position = _after_blank(text, end)
+        whole = text[position : position + 1] in (",", "}")
+        yield (name, value, text[begin:end]) if whole else (name, None, "")  # perhaps the beginning of a number
+
+
+def _after_blank(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\r", "\n") and position < len(text):
+        position += 1
+    return position
 
 
 def initialize_params(body: bytes) -> dict[str, Any]:

@@ -108,3 +108,71 @@ def test_the_messages_of_whole_events_are_found(text: bytes, messages: list[byte
 )
 def test_the_uri_of_an_endpoint_event_is_found(event: bytes, uri: bytes | None) -> None:
     assert envelope.endpoint_of(event) == uri
+
+
+# ---- the beginning of a long message
+
+
+@given(MESSAGES, st.integers(0, 200), st.booleans())
+@settings(deadline=None)
+def test_a_beginning_tells_the_id_of_the_whole_or_nothing(
+    message: dict[str, object], cut: int, ascii_only: bool
+) -> None:
+    try:
+        body = json.dumps(message, ensure_ascii=ascii_only).encode()
+    except UnicodeEncodeError:
+        return
+    asked, whole = envelope.read_beginning(body[:cut]), envelope.read(body)
+    if asked is not None and whole is not None:
+        assert asked.id is not None and whole.id is not None
+        assert json.loads(asked.id) == json.loads(whole.id)
+        assert asked.method in (whole.method, "", None)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "number"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"put","argu', b"7"),
+        (b' {\r\n "id" : "a-\\u00e9" , "params":[1, 2', b'"a-\\u00e9"'),
+        (b'{"params":{"a":[{}]},"id":1.5,"method":"x","more":"', b"1.5"),
+        (b'{"jsonrpc":"2.0","id":12', None),
+        (b'{"jsonrpc":"2.0","id":NaN,"method":"x","params":{"', None),
+        (b'{"jsonrpc":"2.0","id":"\xff","method":"x","params":{"', None),
+        (b'{"jsonrpc":"2.0","id":null,"method":"x","params":{"', None),
+        (b'{"jsonrpc":"2.0","id":true,"method":"x","params":{"', None),
+        (b'{"params":{"id":7,"a":"', None),
+        (b'[{"id":7,"method":"x"},{"', None),
+        (b'{"id";7,"a":"', None),
+        (b"{7:7,", None),
+        (b"", None),
+        (b"{" + b"[" * 60_000, None),
+        (b'{"a":' + b"[" * 60_000, None),
+    ],
+)
+def test_the_id_is_found_where_it_comes_before_what_is_cut_off(beginning: bytes, number: bytes | None) -> None:
+    asked = envelope.read_beginning(beginning)
+    assert (None if asked is None else asked.id) == number
+
+
+@pytest.mark.parametrize(
+    ("beginning", "is_request"),
+    [
+        (b'{"id":7,"method":"tools/call","params":{"', True),
+        (b'{"id":7,"params":{"', True),
+        (b'{"id":7,"result":{"content":["', False),
+        (b'{"error":{"', None),
+        (b'{"id":7,"error":{"code":1},"more":"', False),
+    ],
+)
+def test_an_answer_of_which_only_the_beginning_is_there_is_no_request(
+    beginning: bytes, is_request: bool | None
+) -> None:
+    asked = envelope.read_beginning(beginning)
+    assert (None if asked is None else asked.is_request) == is_request
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@settings(deadline=None)
+def test_no_beginning_is_a_fault(body: bytes) -> None:
+    envelope.read_beginning(body)
+    envelope.read_beginning(b'{"id":' + body)
