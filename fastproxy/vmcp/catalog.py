@@ -53,7 +53,8 @@ class _Tools(msgspec.Struct):
     """Everything about tools."""
 
     shown: dict[str, Target | Composite]
-    pages: paging.Pages
+    pages: paging.Pages  # as they are
+    narrow: paging.Pages  # for clients of the revisions with sessions
     steps: dict[str, Target]  # hidden ones too, by their names here and as backend.tool
     told: dict[Target, bytes]  # every tool of every backend, as it is (or would be) told
 
@@ -94,7 +95,12 @@ class Catalog:
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def tools_page(self, cursor: str | None = None) -> bytes:
-        """Members of the result of tools/list. paging.WrongCursor: -32602; so with the other three."""
+        """Members of the result of tools/list, for a client with a session. paging.WrongCursor: -32602; so with the
+        others."""
+        return self._tools.narrow.page(cursor)
+
+    def tools_page_unnarrowed(self, cursor: str | None = None) -> bytes:
+        """The same for a client of 2026-07-28, to whom a schema may be anything."""
         return self._tools.pages.page(cursor)
 
     def resources_page(self, cursor: str | None = None) -> bytes:
@@ -198,9 +204,9 @@ class Catalog:
                 told[composite.name] = presentation.pack(composite.raw)
                 continue
             missing.append(LeftOut("composite tools", f"tool {composite.name}", why))
-        pages = paging.Pages("tools", sorted(told.items()), self._seal)
+        pages, narrow = _make_pages(sorted(told.items()), self._seal)
         return Catalog(
-            _Tools(shown, pages, self._tools.steps, self._tools.told),
+            _Tools(shown, pages, narrow, self._tools.steps, self._tools.told),
             self._others,
             seal=self._seal,
             version=self.version,
@@ -264,8 +270,15 @@ def _build_tools(
         steps.setdefault(f"{claim.backend}.{claim.own}", target)
         if target not in told:
             told[target] = presentation.tell_tool(tool, claim.wanted, override)
-    pages = paging.Pages("tools", sorted(listed), seal)
-    return _Tools(shown, pages, steps, told), names.conflicts
+    pages, narrow = _make_pages(sorted(listed), seal)
+    return _Tools(shown, pages, narrow, steps, told), names.conflicts
+
+
+def _make_pages(told: Sequence[tuple[str, bytes]], seal: paging.Seal) -> tuple[paging.Pages, paging.Pages]:
+    """The list as it is, and as clients of older revisions take it; one where there is no difference."""
+    pages = paging.Pages("tools", told, seal)
+    narrow = [(name, presentation.narrow_tool(item)) for name, item in told]
+    return pages, pages if narrow == told else paging.Pages("tools", narrow, seal)
 
 
 def _is_visible(aggregation: vmcp_schema.Aggregation, backend: str, own: str) -> bool:

@@ -147,7 +147,7 @@ class Modern:
         return bridge.to_modern_result("server/discover", msgspec.json.encode(result), self._server_info)
 
     async def _list_tools(self, asked: _Asked) -> bytes:
-        return self._page(self._catalog().tools_page, asked)
+        return self._page(self._catalog().tools_page_unnarrowed, asked)
 
     async def _list_prompts(self, asked: _Asked) -> bytes:
         return self._page(self._catalog().prompts_page, asked)

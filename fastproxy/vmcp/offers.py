@@ -255,8 +255,11 @@ def _check_tool(tool: _Tool) -> None:
     if tool.inputSchema.get("type") != "object":
         raise _Unusable('expected an inputSchema with "type": "object"')
     properties = tool.inputSchema.get("properties", {})
-    if not isinstance(properties, dict):
-        raise _Unusable("expected properties of the inputSchema to be an object")
+    if not isinstance(properties, dict) or not all(isinstance(one, dict | bool) for one in properties.values()):
+        raise _Unusable("expected properties of the inputSchema to be an object of schemas")
+    required = tool.inputSchema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(one, str) for one in required):
+        raise _Unusable("expected required of the inputSchema to be a list of names")
     _check_headers(tool.inputSchema)
 
 

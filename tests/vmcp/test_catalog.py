@@ -94,6 +94,29 @@ def test_annotations_alone_are_an_override_also_of_a_tool_without_any() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "narrow"),
+    [
+        ({"outputSchema": {"type": "object", "properties": {"a": {}}}}, None),
+        ({"outputSchema": {"type": "array", "items": {}}}, {"outputSchema": None}),
+        ({"outputSchema": {"$ref": "#/$defs/x"}}, {"outputSchema": None}),
+        ({"outputSchema": {"type": "object", "properties": {"a": True}}}, {"outputSchema": None}),
+        (
+            {"inputSchema": {"type": "object", "properties": {"a": True, "b": False, "c": {"x": 1.0}}, "new": 1}},
+            {"inputSchema": {"type": "object", "properties": {"a": {}, "b": {"not": {}}, "c": {"x": 1.0}}, "new": 1}},
+        ),
+    ],
+)
+def test_a_schema_that_older_clients_cannot_read_costs_them_no_list(
+    said: dict[str, Any], narrow: dict[str, Any] | None
+) -> None:
+    built = build(offer("b", tools=[tool("t", **said)]))
+    (item,) = told(built.tools_page_unnarrowed())
+    assert item == json.loads(tool("b_t", **said)), "a client of 2026-07-28 reads any schema"
+    expected = {key: value for key, value in {**item, **(narrow or {})}.items() if value is not None}
+    assert told(built.tools_page()) == [expected]
+
+
+@pytest.mark.parametrize(
     ("aggregation", "shown"),
     [
         ({}, ["a_x", "a_y", "b_x"]),

@@ -70,6 +70,8 @@ def test_line_breaks_between_tokens_go_and_those_inside_of_text_stay() -> None:
         (tool("bad", inputSchema=[]), "tool bad: expected object, got array - at $.inputSchema"),
         (tool("bad", inputSchema={"type": "string"}), 'tool bad: expected an inputSchema with "type": "object"'),
         (tool("bad", inputSchema={"type": "object", "properties": []}), "tool bad: expected properties of the"),
+        (tool("bad", inputSchema={"type": "object", "properties": {"a": 5}}), "tool bad: expected properties of the"),
+        (tool("bad", inputSchema={"type": "object", "required": [5]}), "tool bad: expected required of the"),
         (tool("bad", outputSchema="x"), "tool bad: expected object | null, got str - at $.outputSchema"),
         (tool("bad", annotations={"readOnlyHint": "yes"}), "tool bad: expected bool | null, got str"),
         (tool("bad", _meta=[]), "tool bad: expected object | null, got array - at $._meta"),
