@@ -93,8 +93,8 @@ def inject(source: str, port: str | None, image: str) -> int:
     """Print the manifests of a file, with a proxy's container in the pods that ask for one.
 
     A Deployment, StatefulSet, DaemonSet or Pod asks by the annotation fastproxy.dev/inject: "PORT", the port of its MCP
-    server; fastproxy.dev/listen (8081) is the proxy's own. fastproxy.dev/name and fastproxy.dev/store are --name and
-    --store.
+    server; fastproxy.dev/listen (8081) is the proxy's own. fastproxy.dev/name, fastproxy.dev/backend and
+    fastproxy.dev/store are --name, --backend and --store; fastproxy.dev/store-password is SECRET/KEY.
     """
     file = _load("file")
     try:

@@ -48,7 +48,7 @@ def describe(resource: crd.Resource, findings: Findings, *, now: str, cluster_do
         "url": surroundings.write_url(resource, cluster_domain),
         "replicas": proxies.present if proxies else 0,
         "readyReplicas": proxies.ready if proxies else 0,
-        "selector": manifest.write_selector(manifest.select_proxies(resource)),
+        "selector": manifest.write_selector(manifest.select_pods(resource, inside=is_inside(spec))),
         "observedGeneration": resource.generation,
         "conditions": date(facts, resource, now),
     }
@@ -57,6 +57,11 @@ def describe(resource: crd.Resource, findings: Findings, *, now: str, cluster_do
     if resource.kind is crd.VIRTUAL_SERVER:
         status["backendCount"] = findings.members
     return status
+
+
+def is_inside(spec: crd.Proxied) -> bool:
+    """Whether the proxies are in the pods of their servers."""
+    return isinstance(spec, crd.MCPServerSpec) and server.has_sidecars(spec)
 
 
 def find_phase(resource: crd.Resource, spec: crd.Proxied, findings: Findings) -> tuple[crd.Phase, str]:

@@ -77,6 +77,13 @@ class MCPServerSpec(Proxied, frozen=True, kw_only=True):
         Count | None,
         Meta(description="Replicas of the MCP server. Unset: never touched, kubectl scale and autoscalers own it."),
     ] = None
+    sidecar: Annotated[
+        bool | None,
+        Meta(
+            description="Proxies inside of the MCP server's pods, instead of pods of their own: as many as backends. "
+            "Every proxy still serves every session. False when unset."
+        ),
+    ] = None
     args: Annotated[list[str] | None, Meta(description="Arguments of the MCP server.")] = None
     env: Annotated[list[parts.EnvVar] | None, Meta(description="Environment of the MCP server.")] = None
     secrets: Annotated[list[parts.SecretEnv] | None, Meta(description="Its environment from Secrets.")] = None

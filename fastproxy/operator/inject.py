@@ -10,14 +10,16 @@ from typing import Any
 
 import msgspec
 
-from fastproxy.config import units
-from fastproxy.operator import manifest, pod, storage
+from fastproxy.config import schema, units
+from fastproxy.operator import manifest, parts, pod, storage
 from fastproxy.operator.manifest import Manifest
 
 ANNOTATION = f"{manifest.DOMAIN}/inject"
 LISTEN_ANNOTATION = f"{manifest.DOMAIN}/listen"
 NAME_ANNOTATION = f"{manifest.DOMAIN}/name"
+BACKEND_ANNOTATION = f"{manifest.DOMAIN}/backend"
 STORE_ANNOTATION = f"{manifest.DOMAIN}/store"
+PASSWORD_ANNOTATION = f"{manifest.DOMAIN}/store-password"
 PORT = 8081  # of the sidecar, unless told otherwise
 _TEMPLATED = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
 _MARK = f"{manifest.DOMAIN}/injected"
@@ -29,7 +31,9 @@ class Wish(msgspec.Struct, frozen=True):
     server_port: int
     listen_port: int
     name: str
+    backend: str
     store: str
+    password: tuple[str, str] | None  # Secret and key
 
 
 def inject(workload: Manifest, *, image: str) -> Manifest:
@@ -95,7 +99,35 @@ def read_wish(annotations: Mapping[str, Any], workload: Manifest) -> Wish | None
     metadata = workload.get("metadata") or {}
     own = metadata.get("name") or str(metadata.get("generateName") or "sidecar").rstrip("-")
     name = annotations.get(NAME_ANNOTATION) or f"{metadata.get('namespace') or 'default'}/{own}"
-    return Wish(server_port, listen_port, str(name), str(annotations.get(STORE_ANNOTATION) or ""))
+    store = str(annotations.get(STORE_ANNOTATION) or "")
+    backend = annotations.get(BACKEND_ANNOTATION)
+    if store and backend is None:
+        raise units.WrongValue(
+            f"{BACKEND_ANNOTATION}: expected it beside {STORE_ANNOTATION}, as in dns://my-headless:{server_port}: in a "
+            "shared record 127.0.0.1 would mean another server in each pod"
+        )
+    for annotation, setting, value in ((STORE_ANNOTATION, "store", store), (BACKEND_ANNOTATION, "backend", backend)):
+        try:
+            _ = schema.SETTINGS[setting].kind.read(value) if value else None
+        except units.WrongValue as wrong:
+            raise units.WrongValue(f"{annotation}: {wrong}") from None
+    return Wish(
+        server_port,
+        listen_port,
+        str(name),
+        str(backend or f"http://127.0.0.1:{server_port}"),
+        store,
+        _read_password(annotations.get(PASSWORD_ANNOTATION)),
+    )
+
+
+def _read_password(text: object) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    secret, slash, key = str(text).partition("/")
+    if not secret or not slash or not key:
+        raise units.WrongValue(f"{PASSWORD_ANNOTATION}: expected SECRET/KEY, got {units.quote(text)}")
+    return secret, key
 
 
 def _read_port(name: str, text: object) -> int:
@@ -110,13 +142,14 @@ def _read_port(name: str, text: object) -> int:
 def make_sidecar(wish: Wish, *, image: str, grace_seconds: int) -> Manifest:
     """The container. It has no volume: all it needs to know stands in its arguments."""
     leave = msgspec.structs.replace(LEAVE, grace_seconds=grace_seconds)
-    args = ["serve", "--backend", f"http://127.0.0.1:{wish.server_port}", "--name", wish.name]
+    args = ["serve", "--backend", wish.backend, "--name", wish.name]
     args += ["--listen", f"0.0.0.0:{wish.listen_port}", "--admin", f"0.0.0.0:{pod.ADMIN_PORT}"]
     args += ["--store", wish.store] if wish.store else []
     args += ["--drain-delay", "5s", "--drain-timeout", "25s"]
-    container = pod.make_container(
-        image=image, args=args, port=wish.listen_port, leave=leave, store=storage.Store(), resources=None
-    )
+    store = storage.Store()
+    if wish.password:
+        store = storage.Store(env=(storage.read_password(parts.KeyRef(name=wish.password[0], key=wish.password[1])),))
+    container = pod.make_container(image=image, args=args, port=wish.listen_port, leave=leave, store=store)
     del container["volumeMounts"]
     # The names `http` and `admin` may be the workload's own already.
     for port, name in zip(container["ports"], ("fastproxy", "fastproxy-admin"), strict=True):

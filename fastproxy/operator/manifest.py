@@ -40,6 +40,11 @@ def select_backends(resource: crd.Resource) -> dict[str, str]:
     return {"app": resource.name}
 
 
+def select_pods(resource: crd.Resource, *, inside: bool) -> dict[str, str]:
+    """The labels of the pods in which a resource's proxies are."""
+    return select_backends(resource) if inside else select_proxies(resource)
+
+
 def label(resource: crd.Resource) -> dict[str, str]:
     """The labels that each object of a resource carries; the operator watches for the last one."""
     return {

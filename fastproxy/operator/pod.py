@@ -177,6 +177,24 @@ def make_template(
     }
 
 
+def add_sidecar(
+    template: Manifest, container: Manifest, *, config_map: str, leave: Leave, store: storage.Store
+) -> Manifest:
+    """A proxy's container in the pod of its own server. The server's port is called http already."""
+    ports = [{**port, "name": "proxy"} if port["name"] == "http" else port for port in container["ports"]]
+    spec = template["spec"]
+    volumes = [{"name": "config", "configMap": {"name": config_map}}, *store.volumes]
+    return {
+        **template,
+        "spec": {
+            **spec,
+            "terminationGracePeriodSeconds": leave.grace_seconds,
+            "containers": [*spec["containers"], {**container, "ports": ports}],
+            "volumes": [*spec.get("volumes", []), *volumes],
+        },
+    }
+
+
 def _find_restart(resource: crd.Resource) -> str | None:
     """When a restart was asked for by the annotation that the operator before us knew."""
     return resource.annotations.get(f"{resource.kind.name.lower()}.{crd.GROUP}/restarted-at")

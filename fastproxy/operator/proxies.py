@@ -41,8 +41,9 @@ def make_service(
     *,
     overrides: parts.ObjectOverrides | None = None,
     type_: str = "ClusterIP",
+    inside: bool = False,
 ) -> Manifest:
-    """The Service in front of the proxies."""
+    """The Service in front of the proxies, which may be `inside` of their servers' pods."""
     port = surroundings.find_port(resource.spec)
     over = overrides or parts.ObjectOverrides()
     service = manifest.begin(
@@ -55,8 +56,8 @@ def make_service(
     )
     service["spec"] = {
         "type": type_,
-        "selector": manifest.select_proxies(resource),
-        "ports": [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}],
+        "selector": manifest.select_pods(resource, inside=inside),
+        "ports": [{"name": "http", "port": port, "targetPort": "proxy" if inside else "http", "protocol": "TCP"}],
         "sessionAffinity": spec.session_affinity or "ClientIP",
     }
     return service
@@ -99,12 +100,12 @@ def make_deployment(
     return deployment
 
 
-def make_budget(resource: crd.Resource, spec: crd.Proxied) -> Manifest | None:
+def make_budget(resource: crd.Resource, spec: crd.Proxied, *, inside: bool = False) -> Manifest | None:
     """The PodDisruptionBudget. It counts what may be missing, so that it holds for any number of replicas."""
     budget = spec.pod_disruption_budget or parts.DisruptionBudget()
     if budget.enabled is False:
         return None
     limit = 1 if budget.max_unavailable is None else budget.max_unavailable
     made = manifest.begin(resource, "policy/v1", "PodDisruptionBudget", surroundings.name_service(resource))
-    made["spec"] = {"maxUnavailable": limit, "selector": {"matchLabels": manifest.select_proxies(resource)}}
+    made["spec"] = {"maxUnavailable": limit, "selector": {"matchLabels": manifest.select_pods(resource, inside=inside)}}
     return made

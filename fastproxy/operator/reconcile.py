@@ -126,13 +126,14 @@ class Reconciler:
             seen = self._mirror.owned.get((kind, resource.namespace, resource.name))
             return seen if seen and seen.controller and seen.controller[2] == resource.uid else None
 
+        assert isinstance(resource.spec, crd.Proxied)
         group = name_group(resource)
         found = (crd.GROUP_KIND.name, resource.namespace, group) in self._mirror.resources if group else None
         members = file.join(self._around, resource, self._mirror.list_resources(resource.namespace)).members
         return conditions.Findings(
             problems=problems,
             troubles=troubles,
-            proxies=find_owned("Deployment"),
+            proxies=find_owned("StatefulSet" if conditions.is_inside(resource.spec) else "Deployment"),
             backends=find_owned("StatefulSet"),
             group_found=found,
             members=len(members),

@@ -108,6 +108,8 @@ def _review_server(spec: crd.MCPServerSpec) -> Iterator[Problem]:
     yield from _review_template("spec.proxyPodTemplateSpec", spec.proxy_pod_template_spec, container)
     if _clashes_with_admin(spec):
         yield Problem("spec.proxyPort", f"expected another port than {pod.ADMIN_PORT}, which is the admin address's")
+    if server.has_sidecars(spec) and surroundings.find_port(spec) == server.find_port(spec):
+        yield Problem("spec.proxyPort", f"expected another port than mcpPort {server.find_port(spec)} beside sidecar")
     if not bad and stdio and not server.find_command(spec):
         yield Problem(
             "spec.podTemplateSpec.spec.containers[mcp].command",

@@ -42,17 +42,22 @@ def render(resource: crd.Resource, around: surroundings.Surroundings) -> list[Ma
     spec = resource.spec
     assert isinstance(spec, crd.MCPServerSpec)
     overrides = spec.resource_overrides or parts.ResourceOverrides()
-    objects = [proxies.make_account(resource, proxies.name_account(resource))]
+    inside = has_sidecars(spec)
+    objects = [] if inside else [proxies.make_account(resource, proxies.name_account(resource))]
+    objects.append(proxies.make_config(resource, _configure(resource, spec, around)))
     if not is_stdio(spec):
         objects += [] if spec.service_account else [_make_own_account(resource)]
-        objects += [_make_headless(resource, spec), _make_stateful_set(resource, spec)]
-    objects += [
-        proxies.make_config(resource, _configure(resource, spec, around)),
-        proxies.make_service(resource, spec, overrides=overrides.proxy_service),
-        _make_deployment(resource, spec, around, overrides.proxy_deployment or parts.DeploymentOverrides()),
-    ]
-    budget = proxies.make_budget(resource, spec)
+        objects += [_make_headless(resource, spec), _make_stateful_set(resource, spec, around)]
+    objects.append(proxies.make_service(resource, spec, overrides=overrides.proxy_service, inside=inside))
+    if not inside:
+        objects.append(_make_deployment(resource, spec, around))
+    budget = proxies.make_budget(resource, spec, inside=inside)
     return objects if budget is None or is_stdio(spec) else [*objects, budget]
+
+
+def has_sidecars(spec: crd.MCPServerSpec) -> bool:
+    """Whether the proxies are in the MCP server's pods. A stdio server's is beside it in any case."""
+    return bool(spec.sidecar) and not is_stdio(spec)
 
 
 def _make_own_account(resource: crd.Resource) -> Manifest:
@@ -63,7 +68,8 @@ def _configure(resource: crd.Resource, spec: crd.MCPServerSpec, around: surround
     """What a running proxy takes up by itself when it changes."""
     config: dict[str, Any] = {}
     if not is_stdio(spec):
-        count = around.backend_replicas if spec.backend_replicas is None else spec.backend_replicas
+        set_count = count_backends(spec)
+        count = around.backend_replicas if set_count is None else set_count
         replicas = min(max(count or 1, 1), BACKEND_REPLICAS_MAX)  # at zero the one that will be there first
         domain = "" if around.cluster_domain == "cluster.local" else f"&domain={around.cluster_domain}"
         place = f"{resource.name}.{name_headless(resource)}.{resource.namespace}:{find_port(spec)}"
@@ -84,24 +90,41 @@ def _make_headless(resource: crd.Resource, spec: crd.MCPServerSpec) -> Manifest:
     service["spec"] = {
         "type": "ClusterIP",
         "clusterIP": "None",
-        "publishNotReadyAddresses": False,
+        # A pod with a sidecar gets ready by finding itself under its name.
+        "publishNotReadyAddresses": has_sidecars(spec),
         "selector": manifest.select_backends(resource),
         "ports": [port],
     }
     return service
 
 
-def _make_stateful_set(resource: crd.Resource, spec: crd.MCPServerSpec) -> Manifest:
+def count_backends(spec: crd.MCPServerSpec) -> int | None:
+    """Replicas of the StatefulSet, where they are set; with sidecars a count of proxies is one of pods."""
+    return spec.replicas if has_sidecars(spec) and spec.backend_replicas is None else spec.backend_replicas
+
+
+def _make_stateful_set(resource: crd.Resource, spec: crd.MCPServerSpec, around: surroundings.Surroundings) -> Manifest:
+    overrides = (spec.resource_overrides or parts.ResourceOverrides()).proxy_deployment or parts.DeploymentOverrides()
     stateful_set = manifest.begin(resource, "apps/v1", "StatefulSet", resource.name)
     labels = manifest.select_backends(resource)
+    template = _make_backend_template(resource, spec)
+    if has_sidecars(spec):
+        container = _make_container(resource, spec, around, overrides)
+        leave, store = pod.plan_leave(spec), storage.describe(spec.session_storage)
+        template = pod.add_sidecar(
+            template, container, config_map=proxies.name_config(resource), leave=leave, store=store
+        )
+    template = lay(template, spec.pod_template_spec or {})
+    if has_sidecars(spec):
+        template = pod.check_grace(pod.lay_over(template, spec.proxy_pod_template_spec), pod.plan_leave(spec))
     stateful_set["spec"] = manifest.drop_unset(
         {
-            "replicas": spec.backend_replicas,
+            "replicas": count_backends(spec),
             "serviceName": name_headless(resource),
             "podManagementPolicy": "Parallel",  # the pods do not need each other
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": labels},
-            "template": lay(_make_backend_template(resource, spec), spec.pod_template_spec or {}),
+            "template": template,
         }
     )
     # A template of the owner's own labels must still be selected.
@@ -166,29 +189,34 @@ def _list_volumes(spec: crd.MCPServerSpec) -> list[Manifest]:
     return [{"name": volume.name, "hostPath": {"path": volume.host_path}} for volume in spec.volumes or []]
 
 
-def _make_deployment(
+def _make_container(
     resource: crd.Resource,
     spec: crd.MCPServerSpec,
     around: surroundings.Surroundings,
     overrides: parts.DeploymentOverrides,
 ) -> Manifest:
-    store, leave, stdio = storage.describe(spec.session_storage), pod.plan_leave(spec), is_stdio(spec)
-    port = surroundings.find_port(spec)
+    """The proxy's container; a stdio server's runs in the server's own image, and starts it."""
+    store, stdio, port = storage.describe(spec.session_storage), is_stdio(spec), surroundings.find_port(spec)
     args = ["serve", "--config", proxies.CONFIG_PATH, *pod.list_flags(resource, spec, store, port=port)]
-    container = pod.make_container(
+    return pod.make_container(
         name=CONTAINER if stdio else pod.CONTAINER,
         image=spec.image if stdio else around.image,
         command=["fastproxy"] if stdio else (),
         args=[*args, "--", *find_command(spec)] if stdio else args,
         port=port,
-        leave=leave,
+        leave=pod.plan_leave(spec),
         store=store,
         env=overrides.env or (),
         resources=spec.resources,
     )
+
+
+def _make_deployment(resource: crd.Resource, spec: crd.MCPServerSpec, around: surroundings.Surroundings) -> Manifest:
+    overrides = (spec.resource_overrides or parts.ResourceOverrides()).proxy_deployment or parts.DeploymentOverrides()
+    store, leave, stdio = storage.describe(spec.session_storage), pod.plan_leave(spec), is_stdio(spec)
     template = pod.make_template(
         resource,
-        container,
+        _make_container(resource, spec, around, overrides),
         config_map=proxies.name_config(resource),
         service_account=proxies.name_account(resource),
         leave=leave,

@@ -41,7 +41,7 @@ def describe(storage: parts.SessionStorage | None) -> Store:
         return Store()
     env, volumes, mounts = [], [], []
     if storage.password_ref:
-        env.append(_read_secret("FASTPROXY_REDIS_PASSWORD", storage.password_ref))
+        env.append(read_password(storage.password_ref))
     if storage.tls and storage.tls.ca_ref:
         env.append({"name": "FASTPROXY_REDIS_CA", "value": f"{CERTIFICATES}/ca/ca.crt"})
         items = [{"key": storage.tls.ca_ref.key, "path": "ca.crt"}]
@@ -80,9 +80,10 @@ def _end_with_colon(prefix: str | None) -> str | None:
     return prefix if prefix is None or prefix.endswith(":") else f"{prefix}:"
 
 
-def _read_secret(variable: str, reference: parts.KeyRef) -> Manifest:
+def read_password(reference: parts.KeyRef) -> Manifest:
+    """The variable of a store's password, from its Secret."""
     selector = {"name": reference.name, "key": reference.key}
-    return {"name": variable, "valueFrom": {"secretKeyRef": selector}}
+    return {"name": "FASTPROXY_REDIS_PASSWORD", "valueFrom": {"secretKeyRef": selector}}
 
 
 def name_keys(resource: crd.Resource) -> tuple[str, str] | None:
