@@ -56,6 +56,7 @@ class Admin(admin.Admin):
                 "state": row.state,
                 "sessions": served.book.table.count(row.index),
                 "in_flight": served.endpoint(row.index).in_flight,
+                "calls": served.endpoint(row.index).calls,
                 "last_error": backend.last_error,
                 "health": backend.health.status,
                 "era": backend.era,

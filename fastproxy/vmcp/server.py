@@ -1,7 +1,6 @@
 """The process of `fastproxy vmcp`: serving.py around plane.py."""
 
 import asyncio
-import gc
 import logging
 
 import uvloop
@@ -12,9 +11,6 @@ from fastproxy.proxy import access, serving
 from fastproxy.vmcp import admin, heap, plane
 
 logger = logging.getLogger(__name__)
-
-
-GARBAGE_THRESHOLD = 20_000  # objects; a call makes a hundred, and hardly ever a cycle
 
 
 def run(config: vmcp_schema.VmcpConfig) -> int:
@@ -43,7 +39,6 @@ class Server(serving.Process[plane.Plane]):
         self.catch_signals(self._read_certificate)
         try:
             await self.begin_serving()
-            _settle_memory()
             return await self.done
         finally:
             await self.plane.close()
@@ -52,10 +47,3 @@ class Server(serving.Process[plane.Plane]):
         """SIGHUP: certificate and key anew from their files; a group is not changed while it is served."""
         logger.info("certificate read again; other changes of the configuration need a restart")
         self._listener.tls_context = serving.make_tls(self.config)
-
-
-def _settle_memory() -> None:
-    """What is here by now stays; looking through all of it again and again would be most of the collector's work."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)

@@ -24,7 +24,7 @@ import fastproxy
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.mcp import envelope, reply, revision
-from fastproxy.proxy import guard, story
+from fastproxy.proxy import guard
 from fastproxy.session import record as plain
 from fastproxy.vmcp import (
     backends,
@@ -242,7 +242,7 @@ class Story:
     async def _find(self, session_id: str | None) -> sessions.Session:
         if session_id is None:
             raise reply.Refusal(400, faults.INVALID_REQUEST, "expected Mcp-Session-Id (initialize gives it)")
-        if not story.is_session_id(session_id):
+        if not requests.is_session_id(session_id):
             raise reply.bad_session_id()
         session = await self._sessions.find(session_id)
         if session is None:

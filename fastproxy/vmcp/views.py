@@ -130,7 +130,7 @@ class Names:
 class NoEndpoint:
     """That of a backend which has no port."""
 
-    busy = connecting = in_flight = spare_count = waits_for_us = 0
+    busy = calls = connecting = in_flight = spare_count = waits_for_us = 0
 
     def answers(self) -> list[tuple[str, int, int]]:
         """None."""

@@ -1,5 +1,6 @@
 """A request's head as the story reads it: text with a lookup by name; bytes are Latin-1, as HTTP has them. Sans-io."""
 
+import re
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -59,6 +60,14 @@ def of(method: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> Request
     for name, value in fields:
         headers.setdefault(name.lower(), value)
     return Request(method, target.decode("latin-1"), fields, headers)
+
+
+_SESSION_ID = re.compile(r"[!-~]{1,1024}")
+
+
+def is_session_id(text: str) -> bool:
+    """Visible ASCII, 1 to 1024 bytes (spec 2025-11-25, transports)."""
+    return _SESSION_ID.fullmatch(text) is not None
 
 
 _SESSION_PARAMETERS = ("sessionId", "session_id")
