@@ -80,6 +80,7 @@ class Backend:
         self.health = health.Health()
         self.breaker = breaker.Breaker(rules)
         self._reading: asyncio.Future[None] | None = None
+        self._said: frozenset[str] = frozenset()
         self._schemas: dict[str, msgspec.Raw] | None = None  # of tools that want arguments in headers
         self.peer: peer.Peer
         self.discovery: discovery.Discovery
@@ -142,9 +143,15 @@ class Backend:
             logger.warning("circuit opened: backend=%s reason=%s", self.id, kind)
         self.discovery.doubt()
 
-    def refresh(self) -> None:
-        """Somebody has heard that its lists have changed."""
-        self.discovery.refresh()
+    def refresh(self, said: str = "") -> None:
+        """Its lists may have changed. `said`: the notification in which it has said so itself."""
+        self.discovery.refresh(said)
+
+    def take_said(self) -> frozenset[str]:
+        """Of which lists it has said that they have changed, since this was asked last: clients may be told so, though
+        they look as before."""
+        said, self._said = self._said, frozenset()
+        return said
 
     async def reread(self, *, seconds_max: float) -> None:
         """Wait for its lists to be read anew, but no longer than that."""
@@ -153,8 +160,9 @@ class Backend:
         self.discovery.refresh()
         await asyncio.wait({self._reading}, timeout=seconds_max)
 
-    def was_read(self) -> None:
+    def was_read(self, said: frozenset[str]) -> None:
         """Its lists have been read: whoever waits may go on."""
+        self._said |= said
         if self._reading is not None and not self._reading.done():
             self._reading.set_result(None)
         self._reading = None
@@ -255,7 +263,7 @@ class Backends:
             may_be_modern=config.transport == vmcp_schema.STREAMABLE,
             told=discovery.Told(
                 contact=lambda contact: self._met(backend, contact),
-                found=lambda offered: self._found(backend, offered),
+                found=lambda offered, said: self._found(backend, offered, said),
                 health=lambda known: self._judged(backend, known),
             ),
             start_task=self._start_task,
@@ -299,10 +307,10 @@ class Backends:
             backend.era = contact.era
             self._tell(backend)
 
-    def _found(self, backend: Backend, offered: offers.Offers) -> None:
+    def _found(self, backend: Backend, offered: offers.Offers, said: frozenset[str]) -> None:
         before, backend.offers = backend.offers, offered
-        backend.was_read()
-        if before != offered:
+        backend.was_read(said)
+        if before != offered or said:
             self._tell(backend)
 
     def _judged(self, backend: Backend, known: health.Health) -> None:

@@ -31,16 +31,15 @@ DOUBT_SECONDS_MIN = 0.5  # between two looks because of calls that failed
 STREAM_PAUSE_SECONDS = 1.0  # between two streams, growing while they end early
 STREAM_PAUSE_SECONDS_MAX = 30.0
 LISTEN_SECONDS_MAX = 3600.0  # a modern stream is opened anew after that
-_LIST_CHANGED = frozenset(
-    {"notifications/tools/list_changed", "notifications/resources/list_changed", "notifications/prompts/list_changed"}
-)
+_LIST_CHANGED = {f"notifications/{kind}/list_changed": kind for kind in ("tools", "resources", "prompts")}
 
 
 class Told(msgspec.Struct, frozen=True):
-    """Who hears of it; each is quick. `contact` hears None when the backend is lost."""
+    """Who hears of it; each is quick. `contact` hears None when the backend is lost; `found` also of which lists the
+    backend has said that they have changed ("tools", "resources", "prompts")."""
 
     contact: Callable[[survey.Contact | None], None]
-    found: Callable[[offers.Offers], None]
+    found: Callable[[offers.Offers, frozenset[str]], None]
     health: Callable[[health.Health], None]
 
 
@@ -73,13 +72,16 @@ class Discovery:
         self._offers: offers.Offers | None = None
         self._woken = asyncio.Event()
         self._lists_changed = False
+        self._said: set[str] = set()  # of which lists the backend has said so itself
         self._doubted = False
         self._hears = False  # a stream of its is open
 
     # ---- what others may say
 
-    def refresh(self) -> None:
-        """Somebody has heard that the lists have changed."""
+    def refresh(self, said: str = "") -> None:
+        """The lists may have changed. `said`: the notification in which the backend has said so."""
+        if said in _LIST_CHANGED:
+            self._said.add(_LIST_CHANGED[said])
         self._lists_changed = True
         self._woken.set()
 
@@ -127,12 +129,13 @@ class Discovery:
 
     async def _read_lists(self, contact: survey.Contact) -> None:
         self._lists_changed = False
+        said, self._said = frozenset(self._said), set()
         found = await self._surveyor.read_offers(contact, self._offers)
         if self._offers is None or found.rejected != self._offers.rejected:
             for line in found.rejected:
                 logger.warning("left out: backend=%s %s", self.backend_id, line)
         self._offers = found
-        self._told.found(found)
+        self._told.found(found, said)
 
     async def _stay(self) -> None:
         """Until it is lost."""
@@ -248,7 +251,7 @@ class Discovery:
         if message is None:
             return
         if message.method_name in _LIST_CHANGED:
-            self.refresh()
+            self.refresh(message.method_name)
         elif bytes(message.id) and message.method_name and self._contact is not None:
             self._start_task(self._reply(message, self._contact), name=f"answer {self.backend_id}")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from fastproxy.vmcp import backends, bridge, connections, inquiries, peer
+from fastproxy.vmcp import backends, bridge, connections, inquiries, messages, peer
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class _Call:
     def __init__(self, visit: Visit, berth: Berth) -> None:
         self.visit = visit
         self.berth = berth
+        self.token = messages.asked_token(visit.params)
         self.state = ""
         self.on_message: peer.OnMessage = peer.ignore
         self.asked: dict[str, tuple[inquiries.Inquiry, bytes]] = {}  # by key: the question, the id of the request
@@ -132,12 +133,20 @@ class Parking:
         return place if mark == STATE_MARK and place and secret else None
 
     def hear(self, backend_id: str, session_id: str | None, data: bytes) -> bool:
-        """Something came on a session's own stream, where calls share one: it is taken to be of the newest call there.
-        False: there is none."""
-        calls = self._under_way.get((backend_id, session_id))
-        if not calls:
+        """Something came on a session's own stream. It is of the call whose progress it tells, else of the only one
+        there that does not wait for its client. False: it may be anybody's, and the wrong one must not be asked."""
+        calls = self._under_way.get((backend_id, session_id), [])
+        message = peer.read_message(data)
+        if message is None:
             return False
-        self._heard(calls[-1], data)
+        if message.method_name == "notifications/progress":
+            token = messages.token_of(bytes(message.params))
+            calls = [call for call in calls if token and call.token == token]
+        else:
+            calls = [call for call in calls if call.state not in self._parked]
+        if len(calls) != 1:
+            return False
+        self._heard(calls[0], data)
         return True
 
     async def close(self) -> None:

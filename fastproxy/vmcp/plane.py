@@ -225,11 +225,13 @@ class Plane:
             if line not in before.left_out:
                 logger.warning("left out: %s", line)
         changed = self.catalog.changes(before)
+        told = changed.union(*(backend.take_said() for backend in self.group if backend.shown is not None))
         if changed:
             counts = self.catalog.counts()
             logger.info("catalog: version=%d %s", self._version, " ".join(f"{k}={v}" for k, v in counts.items()))
-            self.hub.announce(changed)
-            self.subscriptions.announce(changed)
+        if told:
+            self.hub.announce(told)
+            self.subscriptions.announce(told)
 
     def _build_catalog(self) -> catalog.Catalog:
         self._version += 1

@@ -250,7 +250,7 @@ class Hub:
     ) -> None:
         method = message.method_name
         if method.endswith("/list_changed"):
-            backend.refresh()
+            backend.refresh(method)
         elif method == "notifications/progress":
             owner = self._owner(session, backend, messages.token_of(bytes(message.params)), call)
             if owner is not None:

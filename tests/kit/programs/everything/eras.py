@@ -7,6 +7,7 @@ So every tool that a scenario of the other era calls is here, asking in this era
 the official servers that speak one era.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -30,7 +31,9 @@ async def fulfil(context: Context, act: Callable[[Context, Any], Awaitable[Any]]
         answer = await act(context, params)
         if not isinstance(answer, types.InputRequiredResult):
             return answer
-        responses = {key: await _put(context, question) for key, question in (answer.input_requests or {}).items()}
+        questions = answer.input_requests or {}
+        answers = await asyncio.gather(*(_put(context, question) for question in questions.values()))
+        responses = dict(zip(questions, answers, strict=True))
         params = params.model_copy(update={"input_responses": responses, "request_state": answer.request_state})
     raise RuntimeError("too many rounds")
 

@@ -209,10 +209,14 @@ async def missing_capability(context: Context, params: types.CallToolRequestPara
 @stage.tool(TOOLS, "test_trigger_tool_change", "Adds a tool to the list and takes it away again", content.NOTHING)
 async def trigger_tool_change(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
     await context.lifespan_context.flash_extra_tool()
+    if context.lifespan_context.era == "legacy":  # there the news goes to a session's stream, not to the bus
+        await context.session.send_tool_list_changed()
     return content.said("The list of tools has changed twice")
 
 
 @stage.tool(TOOLS, "test_trigger_prompt_change", "Adds a prompt to the list and takes it away again", content.NOTHING)
 async def trigger_prompt_change(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
     await context.lifespan_context.flash_extra_prompt()
+    if context.lifespan_context.era == "legacy":
+        await context.session.send_prompt_list_changed()
     return content.said("The list of prompts has changed twice")
