@@ -3,7 +3,7 @@
 Real: two replicas of an MCP server on the official Python SDK, three proxies with exactly the rendered arguments,
 environment, ConfigMap, probes, preStop and grace period, a Redis server with a password, each in a network namespace of
 its own under its headless DNS name. The client behaves like a Service: it goes to any proxy that is ready and not
-leaving. """
+leaving."""
 
 import contextlib
 import itertools
