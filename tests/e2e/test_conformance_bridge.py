@@ -8,6 +8,7 @@ that a server of both eras passes and a dead port does not: 115 on the wire of 2
 best known before was 50 and 14. What can't pass stands in `REASONS`; a reason that is no longer needed fails too.
 """
 
+import contextlib
 import json
 import pathlib
 
@@ -88,9 +89,10 @@ def test_all_that_can_pass_between_the_eras_passes(wire: str, era: str, tmp_path
         provision.require(what)
     meant = meaningful(wire)
     assert len(meant) == MEANINGFUL[wire], "or the score would be of something else"
-    with conformance.replicas(1, era) as (server,):
-        with kit.proxies(1, subcommand="vmcp", flags=group_of(server.url, tmp_path)) as (proxy,):
-            bridged = conformance.run(proxy.url(), wire)
+    with contextlib.ExitStack() as stack:
+        (server,) = stack.enter_context(conformance.replicas(1, era))
+        (proxy,) = stack.enter_context(kit.proxies(1, subcommand="vmcp", flags=group_of(server.url, tmp_path)))
+        bridged = conformance.run(proxy.url(), wire)
     unmet = {key.check: f"{key.scenario} {key.check} [{key.name}]" for key, _ in meant - passed(bridged)}
     explained = {check for known, check in REASONS if known == wire}
     assert not unmet.keys() - explained, "\n".join(unmet[check] for check in sorted(unmet.keys() - explained))
