@@ -7,6 +7,7 @@ it are a Target apart; nothing else of a call changes. Tools that are not shown 
 tools. Backends are taken by the order of their ids, so that every replica builds the same catalog. Pure.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from fastproxy.config import vmcp_schema
 from fastproxy.vmcp import naming, offers, paging, presentation, templates
 
+MISSING_MAX = 100  # lines about what is left out, per backend
 INSTRUCTIONS_CHARACTERS_MAX = 64 << 10  # of all backends' in one; models read every word of it
 
 # Lists may grow whenever a backend joins, so that all of it is promised from the first answer on, whoever is there.
@@ -49,6 +51,20 @@ class LeftOut(msgspec.Struct, frozen=True):
         return f"{self.what} of {self.backend}: {self.why}"
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """A backend's tool in our words, and what they were made of."""
+
+    offer: offers.Offer
+    name: str
+    override: vmcp_schema.Override | None
+    item: bytes
+    narrow: bytes
+
+    def is_of(self, offer: offers.Offer, name: str, override: vmcp_schema.Override | None) -> bool:
+        """Whether the same would be told again."""
+        return self.name == name and self.override == override and bytes(self.offer.raw) == bytes(offer.raw)
+
+
 class _Tools(msgspec.Struct):
     """Everything about tools."""
 
@@ -56,7 +72,7 @@ class _Tools(msgspec.Struct):
     pages: paging.Pages  # as they are
     narrow: paging.Pages  # for clients of the revisions with sessions
     steps: dict[str, Target]  # hidden ones too, by their names here and as backend.tool
-    told: dict[Target, bytes]  # every tool of every backend, as it is (or would be) told
+    told: dict[Target, _Told]  # every tool of every backend, as it is (or would be) told
 
 
 class _Others(msgspec.Struct):
@@ -89,6 +105,7 @@ class Catalog:
         self.version = version
         self.conflicts = conflicts  # what the owner has to settle: /readyz is 503 meanwhile
         self.missing = missing
+        self.left_out = tuple(str(one) for one in missing)  # a line each, for the log
         self.doubts = doubts  # entries of the configuration that match nothing
         self.instructions = instructions
 
@@ -144,7 +161,8 @@ class Catalog:
 
     def definition(self, target: Target) -> bytes | None:
         """A backend's tool as it is told here, overrides included: its schemas and annotations are in it."""
-        return self._tools.told.get(target)
+        told = self._tools.told.get(target)
+        return None if told is None else told.item
 
     def prompt(self, name: str) -> Target | None:
         """Who answers prompts/get."""
@@ -177,11 +195,6 @@ class Catalog:
 
     # ── what is not told ────────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """All that is missing, a line each, for the log."""
-        return tuple(str(one) for one in self.missing)
-
     def left_out_of(self, backend: str) -> tuple[str, ...]:
         """What is missing of one backend, a line each, for /backends."""
         return tuple(f"{one.what}: {one.why}" for one in self.missing if one.backend == backend)
@@ -190,7 +203,8 @@ class Catalog:
         """The same with these tools of our own. One that is called as a shown tool of a backend is left out; so is one
         with a name too long. `hidden`: others, and why."""
         shown, missing = dict(self._tools.shown), [*self.missing, *hidden]
-        told = dict(zip(self._tools.pages.names, self._tools.pages.items, strict=True))
+        items = dict(zip(self._tools.pages.names, self._tools.pages.items, strict=True))
+        narrow = dict(zip(self._tools.narrow.names, self._tools.narrow.items, strict=True))
         for composite in composites:
             holder = shown.get(composite.name)
             if isinstance(holder, Target):
@@ -201,12 +215,14 @@ class Catalog:
                 why = f"{len(composite.name)} characters, clients take {naming.TOOL_NAME_CHARACTERS_MAX}"
             else:
                 shown[composite.name] = composite
-                told[composite.name] = presentation.pack(composite.raw)
+                items[composite.name] = presentation.pack(composite.raw)
+                narrow[composite.name] = presentation.narrow_tool(items[composite.name])
                 continue
             missing.append(LeftOut("composite tools", f"tool {composite.name}", why))
-        pages, narrow = _make_pages(sorted(told.items()), self._seal)
+        as_it_is = paging.Pages("tools", sorted(items.items()), self._seal)
+        as_narrow = paging.Pages("tools", sorted(narrow.items()), self._seal)
         return Catalog(
-            _Tools(shown, pages, narrow, self._tools.steps, self._tools.told),
+            _Tools(shown, as_it_is, as_narrow, self._tools.steps, self._tools.told),
             self._others,
             seal=self._seal,
             version=self.version,
@@ -223,71 +239,74 @@ def build(
     *,
     seal: paging.Seal,
     version: int = 0,
+    before: Catalog | None = None,
 ) -> Catalog:
-    """The catalog of what is known of the backends, by their ids."""
+    """The catalog of what is known of the backends, by their ids. `before`: an earlier one, whose words are used again
+    for what has not changed."""
     ordered = [known[backend] for backend in sorted(known)]
     missing = [LeftOut(one.backend, *_split(line)) for one in ordered for line in one.rejected]
-    tools, conflicts = _build_tools(aggregation, ordered, seal, missing)
+    known_words = before._tools.told if before is not None else {}
+    tools, conflicts = _build_tools(aggregation, ordered, known_words, seal, missing)
     others = _build_others(aggregation, ordered, seal, missing)
     return Catalog(
         tools,
         others,
         seal=seal,
         version=version,
-        conflicts=conflicts,
-        missing=tuple(missing),
-        doubts=tuple(_find_doubts(aggregation, known)),
+        conflicts=_bound_lines(conflicts),
+        missing=tuple(_bound(missing)),
+        doubts=_bound_lines(tuple(_find_doubts(aggregation, known))),
         instructions=_join_instructions(ordered),
     )
 
 
 def _build_tools(
-    aggregation: vmcp_schema.Aggregation, ordered: Sequence[offers.Offers], seal: paging.Seal, missing: list[LeftOut]
+    aggregation: vmcp_schema.Aggregation,
+    ordered: Sequence[offers.Offers],
+    known_words: Mapping[Target, _Told],
+    seal: paging.Seal,
+    missing: list[LeftOut],
 ) -> tuple[_Tools, tuple[str, ...]]:
-    claims, by_own = [], {}
+    claims: list[naming.Claim] = []
+    by_own: dict[Target, tuple[offers.Offer, vmcp_schema.Override | None]] = {}
     for one in ordered:
         rules = aggregation.rules(one.backend)
         for tool in one.tools:
             override = rules.overrides.get(tool.name) if rules else None
             wanted = override.name if override and override.name else tool.name
             claims.append(naming.Claim(one.backend, tool.name, wanted))
-            by_own[one.backend, tool.name] = (tool, override)
+            by_own[Target(one.backend, tool.name)] = (tool, override)
     names = naming.name_tools(claims, aggregation)
     _note(missing, names, "tool")
-    shown: dict[str, Target | Composite] = {}
-    steps, told, listed = {}, {}, []
-    for name, claim in names.given.items():
-        target = Target(claim.backend, claim.own)
-        tool, override = by_own[claim.backend, claim.own]
-        told[target] = presentation.tell_tool(tool, name, override)
-        steps[name] = target
-        if _is_visible(aggregation, claim.backend, claim.own):
-            shown[name] = target
-            listed.append((name, told[target]))
+    named = {Target(claim.backend, claim.own): name for name, claim in names.given.items()}
+    steps = {name: target for target, name in named.items()}
+    told: dict[Target, _Told] = {}
     for claim in claims:
         target = Target(claim.backend, claim.own)
-        tool, override = by_own[claim.backend, claim.own]
+        told[target] = _tell(*by_own[target], named.get(target, claim.wanted), known_words.get(target))
         steps.setdefault(f"{claim.backend}.{claim.own}", target)
-        if target not in told:
-            told[target] = presentation.tell_tool(tool, claim.wanted, override)
-    pages, narrow = _make_pages(sorted(listed), seal)
+    visible = {name: target for target, name in named.items() if _is_visible(aggregation, target)}
+    listed = sorted((name, told[target]) for name, target in visible.items())
+    pages = paging.Pages("tools", [(name, one.item) for name, one in listed], seal)
+    narrow = paging.Pages("tools", [(name, one.narrow) for name, one in listed], seal)
+    shown: dict[str, Target | Composite] = dict(visible)
     return _Tools(shown, pages, narrow, steps, told), names.conflicts
 
 
-def _make_pages(told: Sequence[tuple[str, bytes]], seal: paging.Seal) -> tuple[paging.Pages, paging.Pages]:
-    """The list as it is, and as clients of older revisions take it; one where there is no difference."""
-    pages = paging.Pages("tools", told, seal)
-    narrow = [(name, presentation.narrow_tool(item)) for name, item in told]
-    return pages, pages if narrow == told else paging.Pages("tools", narrow, seal)
+def _tell(offer: offers.Offer, override: vmcp_schema.Override | None, name: str, known: _Told | None) -> _Told:
+    if known is not None and known.is_of(offer, name, override):
+        return known
+    item = presentation.tell_tool(offer, name, override)
+    return _Told(offer, name, override, item, presentation.narrow_tool(item))
 
 
-def _is_visible(aggregation: vmcp_schema.Aggregation, backend: str, own: str) -> bool:
+def _is_visible(aggregation: vmcp_schema.Aggregation, target: Target) -> bool:
     if aggregation.exclude_all_tools:
         return False
-    rules = aggregation.rules(backend)
+    rules = aggregation.rules(target.backend)
     if rules is None:
         return aggregation.default_visible
-    return not rules.exclude_all and (not rules.filter or own in rules.filter)
+    return not rules.exclude_all and (not rules.filter or target.name in rules.filter)
 
 
 def _build_others(
@@ -334,6 +353,24 @@ def _take_first(
 
 def _note(missing: list[LeftOut], names: naming.Names, noun: str) -> None:
     missing += [LeftOut(one.claim.backend, f"{noun} {one.claim.own}", one.why) for one in names.left_out]
+
+
+def _bound(missing: Sequence[LeftOut]) -> Iterable[LeftOut]:
+    """The first of each backend: who offers nonsense by the thousand shall not fill the log with it."""
+    counts = collections.Counter(one.backend for one in missing)
+    seen: collections.Counter[str] = collections.Counter()
+    for one in missing:
+        seen[one.backend] += 1
+        if seen[one.backend] <= MISSING_MAX:
+            yield one
+    for backend, count in counts.items():
+        if count > MISSING_MAX:
+            yield LeftOut(backend, "others", f"{count - MISSING_MAX} more are left out")
+
+
+def _bound_lines(lines: tuple[str, ...]) -> tuple[str, ...]:
+    more = len(lines) - MISSING_MAX
+    return (*lines[:MISSING_MAX], f"and {more} more") if more > 0 else lines
 
 
 def _split(line: str) -> tuple[str, str]:

@@ -54,7 +54,7 @@ def add_prefix(prefix_format: str, backend: str, name: str) -> str:
 def name_tools(claims: Sequence[Claim], aggregation: vmcp_schema.Aggregation) -> Names:
     """Names for tools, by the rule of the configuration, none longer than clients take."""
     names = TOOL_RULES[aggregation.strategy](claims, aggregation)
-    too_long = [name for name in names.given if len(name) > TOOL_NAME_CHARACTERS_MAX]
+    too_long = {name: None for name in names.given if len(name) > TOOL_NAME_CHARACTERS_MAX}
     if not too_long:
         return names
     dropped = tuple(

@@ -169,6 +169,30 @@ def test_what_is_left_out_says_whose_and_why() -> None:
     assert built.left_out_of("c") == ("resource r://1: b offers the same",)
 
 
+def test_a_backend_that_offers_nonsense_by_the_thousand_fills_nobody_s_log() -> None:
+    many = [f"r://{number}" for number in range(1000)]
+    built = build(offer("a", resources=many), offer("b", resources=many), offer("c", resources=["r://1"]))
+    assert len(built.left_out_of("b")) == catalog.MISSING_MAX + 1
+    assert built.left_out_of("b")[-1] == f"others: {1000 - catalog.MISSING_MAX} more are left out"
+    assert built.left_out_of("c") == ("resource r://1: a offers the same",)
+    tools = [f"t{number}" for number in range(1000)]
+    built = build(offer("a", tools=tools), offer("b", tools=tools), strategy="manual")
+    assert len(built.conflicts) == catalog.MISSING_MAX + 1 and built.conflicts[-1] == "and 900 more"
+
+
+def test_what_has_not_changed_is_told_in_the_words_of_before() -> None:
+    rules = Aggregation(tools=(Rules("a", overrides={"x": Override("z")}),))
+    known = {"a": offer("a", tools=["x", "y"]), "b": offer("b", tools=["x"])}
+    before = catalog.build(rules, known, seal=offering.SEAL)
+    known |= {"a": offer("a", tools=["x", tool("y", description="new"), "w"])}
+    after = catalog.build(rules, known, seal=offering.SEAL, before=before)
+    assert after.tools_page() == catalog.build(rules, known, seal=offering.SEAL).tools_page()
+    same = [target("a", "x"), target("b", "x")]
+    assert all(after.definition(one) is before.definition(one) for one in same)
+    renamed = catalog.build(Aggregation(prefix_format="{workload}."), known, seal=offering.SEAL, before=after)
+    assert names(renamed) == ["a.w", "a.x", "a.y", "b.x"]
+
+
 def test_filters_and_overrides_that_match_nothing_are_doubted_once_their_backend_is_known() -> None:
     rules = (Rules("a", filter=("x", "nope"), overrides={"no": Override("z")}), Rules("away", filter=("x",)))
     assert build(offer("a", tools=["x"]), tools=rules).doubts == (
