@@ -1,4 +1,5 @@
 # Two stages: a compiler and its work stay in the first, the second holds Python, the wheel and its dependencies.
+# A base by its digest: --build-arg PYTHON_IMAGE=python:3.12-slim@sha256:…
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -8,7 +9,7 @@ RUN apt-get update \
 WORKDIR /source
 COPY . .
 RUN python3 -m venv /opt/fastproxy \
-    && /opt/fastproxy/bin/python -m pip install --no-cache-dir .
+    && /opt/fastproxy/bin/python -m pip install --no-cache-dir '.[operator]'
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin fastproxy

@@ -16,7 +16,7 @@ EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run try test test-k8s lint bench chaos build extension annotate clean distclean FORCE
+.PHONY: help run try test test-k8s lint bench chaos build extension annotate manifests clean distclean FORCE
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name does; do printf '  make %-10s %s\n' "$$name" "$$does"; done
@@ -62,6 +62,10 @@ build: $(VENV)/.test  ## sdist and wheel, into dist/ (the wheel is built from th
 	@$(PYTHON) -m build --outdir dist .
 
 extension: $(VENV)/.extension  ## the compiled part, in place; FASTPROXY_DEBUG=1 with assertions
+
+manifests: $(VENV)/.extension  ## what deploy/ holds of the program's own printing: definitions, the operator's rights
+	@$(PYTHON) -m fastproxy crds > deploy/helm/fastproxy-operator/crds/crds.yaml
+	@$(PYTHON) -m fastproxy crds --rights > deploy/kubernetes/role.yaml
 
 annotate: $(VENV)/.tools  ## build/*.html: which lines of ext/ call into Python (yellow)
 	@mkdir -p build

@@ -40,12 +40,14 @@ def build(replica: str) -> mcpserver.MCPServer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--replica", required=True, help="the name this replica answers with")
+    parser.add_argument("--replica", default=socket.gethostname(), help="the name this replica answers with")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 is any")
     options = parser.parse_args()
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((options.host, options.port))
     print(listener.getsockname()[1], flush=True)
-    application = build(options.replica).streamable_http_app()
+    application = build(options.replica).streamable_http_app(host=options.host)
     # An open GET stream would hold up a graceful stop for ever; a second is enough for a demonstration.
     config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
