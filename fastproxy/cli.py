@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 import fastproxy
-from fastproxy import admin_commands, errors, flags, operator_commands
+from fastproxy import admin_commands, errors, flags, operator_commands, pipe_command
 from fastproxy.config import document, load, schema, vmcp_flags, vmcp_load, watch
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -151,6 +151,7 @@ Examples:
 for _command in (admin_commands.sessions, admin_commands.backends, admin_commands.drain):
     program.add_command(_command)
 for _command in (
+    pipe_command.stdio,
     operator_commands.operator,
     operator_commands.crds,
     operator_commands.render,

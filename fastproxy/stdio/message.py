@@ -76,6 +76,14 @@ def members_of(raw: msgspec.Raw | bytes | None) -> Members:
         return {}
 
 
+def text_in(raw: msgspec.Raw | None) -> str:
+    """A JSON string; of anything else the empty one."""
+    try:
+        return "" if raw is None else msgspec.json.decode(raw, type=str)
+    except msgspec.DecodeError:
+        return ""
+
+
 def text_of(members: Members, changed: dict[str, bytes]) -> bytes:
     """JSON of these members, some of them other ones."""
     return _encode({**members, **{name: msgspec.Raw(value) for name, value in changed.items()}})

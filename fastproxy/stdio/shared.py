@@ -6,7 +6,6 @@ process to oneself (sampling, elicitation, roots, logging, tasks) is neither pro
 """
 
 import logging
-from typing import Any
 
 import msgspec
 
@@ -58,8 +57,8 @@ class SharedHost(host.Host):
         """The answer to a client's `initialize`: the server's own, without what is not carried.
 
         A client of an older revision gets that: newer members mean nothing to it, and the wire is the same."""
-        wanted = _text(asked.params().get("protocolVersion"))
-        agreed = _text(self.greeting.get("protocolVersion")) or NEWEST
+        wanted = message.text_in(asked.params().get("protocolVersion"))
+        agreed = message.text_in(self.greeting.get("protocolVersion")) or NEWEST
         if wanted in REVISIONS and agreed in REVISIONS and REVISIONS.index(wanted) < REVISIONS.index(agreed):
             agreed = wanted
         offered = message.members_of(self.greeting.get("capabilities"))
@@ -86,7 +85,9 @@ class SharedHost(host.Host):
             raise host.NotCarried(
                 "a task needs a server process of one's own; this one is shared (--stdio-mode per-session)"
             )
-        if asked.method == "resources/unsubscribe" and not self._unsubscribe(member, _text(asked.params().get("uri"))):
+        if asked.method == "resources/unsubscribe" and not self._unsubscribe(
+            member, message.text_in(asked.params().get("uri"))
+        ):
             answer = message.read(message.result(asked.id, b"{}"))
             assert answer is not None
             return call.settle(answer, answer.text())
@@ -137,7 +138,7 @@ class SharedHost(host.Host):
         if news.method.endswith("/list_changed"):
             told = self.members
         elif news.method == "notifications/resources/updated":
-            told = self._listeners(_text(news.params().get("uri")))
+            told = self._listeners(message.text_in(news.params().get("uri")))
         else:
             logger.debug("a shared stdio server told nobody in particular: method=%s", news.method)
             return
@@ -156,7 +157,7 @@ class _Subscribing(ledger.Call):
 
     def __init__(self, call: ledger.Call, asked: Message) -> None:
         super().__init__(call.owner, asked)
-        self.uri = _text(asked.params().get("uri"))
+        self.uri = message.text_in(asked.params().get("uri"))
         self._call = call
 
     def tell(self, text: bytes) -> None:
@@ -173,10 +174,3 @@ def _subscription(method: str, uri: str) -> Message:
     asked = message.read(message.request(b"0", method, b'{"uri":%s}' % msgspec.json.encode(uri)))
     assert asked is not None
     return asked
-
-
-def _text(raw: Any) -> str:
-    try:
-        return msgspec.json.decode(raw or b'""', type=str)
-    except msgspec.DecodeError:
-        return ""
