@@ -36,6 +36,8 @@ class Admin(admin.Admin):
         """A backend that is missing keeps nobody from the others, unless the owner wants it so."""
         served = self._vmcp
         details = {}
+        if not served.is_settled():
+            details["starting"] = "not every backend has been looked at"
         if served.catalog.conflicts:
             details["conflicts"] = "; ".join(served.catalog.conflicts)
         missing = status.shortcomings(served.group, served.vmcp_config.group)

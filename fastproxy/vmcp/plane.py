@@ -9,6 +9,7 @@ Nothing is listened to and no backend is asked before `open`. server.py owns the
 import asyncio
 import importlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -49,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
 COALESCE_SECONDS = 0.05  # backends that join together change the catalog once
+# For the first look at every backend: a client that has met another process knows names that this one does not yet.
+SETTLE_SECONDS_MAX = 3.0
+SETTLE_STEP_SECONDS = 0.01
 CLOSE_SECONDS_MAX = 3.0
 
 
@@ -89,7 +93,8 @@ class Plane:
         secret = secrets.token_hex() if alone else front.store.password or ""
         self._seal = paging.Seal(paging.derive_key(front.key_prefix, secret))
         self._version = 0
-        self._changing = False
+        self._changing = self._settled = False
+        self._opened_at: float | None = None
         self.group.on_change.append(lambda _backend: self._backend_changed())
         self._open_rooms()
         self.catalog = self._build_catalog()
@@ -140,6 +145,8 @@ class Plane:
             catalog_of=lambda: self.catalog,
             passed_on=config.group.passthrough_headers,
             body_bytes_max=self.config.max_body,
+            is_settled=self.is_settled,
+            settle=self.settle,
             start_task=self.tasks.start,
         )
 
@@ -190,6 +197,7 @@ class Plane:
             self.tasks.start(self._await_store(), name="await the store")
         self.tasks.start(self.sessions.keep_in_use(), name="keep sessions in use")
         self.group.start()
+        self._opened_at = time.monotonic()
 
     async def _await_store(self) -> None:
         while not self.store_answered:
@@ -211,6 +219,20 @@ class Plane:
         await self.sessions.store.close()
 
     # ---- the catalog
+
+    def is_settled(self) -> bool:
+        """Has every backend been looked at, or has that had its time? `initialize` does not wait for it."""
+        if not self._settled and not self._changing and self._opened_at is not None:
+            unknown = any(backend.offers is None and backend.last_error is None for backend in self.group)
+            self._settled = not unknown or time.monotonic() - self._opened_at > SETTLE_SECONDS_MAX
+        return self._settled
+
+    async def settle(self) -> None:
+        """Wait until it is so."""
+        for _ in range(math.ceil(SETTLE_SECONDS_MAX / SETTLE_STEP_SECONDS) + 1):
+            if self.is_settled():
+                return
+            await asyncio.sleep(SETTLE_STEP_SECONDS)
 
     def _backend_changed(self) -> None:
         if not self._changing:

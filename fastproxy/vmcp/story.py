@@ -15,7 +15,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -72,6 +72,8 @@ class Story:
         catalog_of: Callable[[], catalog.Catalog],
         passed_on: tuple[str, ...],
         body_bytes_max: int,
+        is_settled: Callable[[], bool],
+        settle: Callable[[], Awaitable[None]],
         start_task: Callable[..., asyncio.Task[Any]],
     ) -> None:
         self._name = name
@@ -86,6 +88,8 @@ class Story:
         self._catalog = catalog_of
         self._passed_on = passed_on
         self._body_bytes_max = body_bytes_max
+        self._is_settled = is_settled
+        self._settle = settle
         self._start_task = start_task
         self.refusals: dict[str, int] = {}
         self._hosts: set[bytes] = set()
@@ -155,6 +159,8 @@ class Story:
     async def _serve(self, exchange: core.Exchange, request: requests.Request, body: bytes) -> None:
         session_id = request.header(b"mcp-session-id")
         if exchange.modern or (session_id is None and _MODERN_MARK in body):
+            if not self._is_settled():
+                await self._settle()
             await self._modern.serve(exchange, request, body)
         elif request.method == "POST":
             await self._post(exchange, request, body, session_id)
@@ -211,6 +217,8 @@ class Story:
         session.begin(call)
         call.task = asyncio.current_task()
         try:
+            if not self._is_settled():
+                await self._settle()
             if act is None:
                 raise faults.Fault(faults.METHOD_NOT_FOUND, f"Method not found: {method[:200]}")
             result = await act(legacy.Asked(session, method, params, call, fields))
