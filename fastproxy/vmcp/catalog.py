@@ -1,6 +1,6 @@
 """The catalog: the offers of many backends under one set of names. Built whole when one of them changes, then read.
 
-    {backend: Offers} ─ overrides ─ naming.py: one rule ─ visibility ─ sort ─> pages of bytes · name → Target
+    {backend: Offers} ─ lists.py: overrides, one rule of naming.py, visibility, sort ─> pages of bytes · name → Target
 
 Lists are rendered once, here; a client's tools/list is a look-up. What a tool is called here and what its backend calls
 it are a Target apart; nothing else of a call changes. Tools that are not shown stay reachable for steps of composite
@@ -8,12 +8,12 @@ tools. Backends are taken by the order of their ids, so that every replica build
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from fastproxy.config import vmcp_schema
-from fastproxy.vmcp import naming, offers, paging, presentation, templates
+from fastproxy.vmcp import lists, naming, offers, paging, presentation, templates
 
 MISSING_MAX = 100  # lines about what is left out, per backend
 INSTRUCTIONS_CHARACTERS_MAX = 64 << 10  # of all backends' in one; models read every word of it
@@ -24,64 +24,9 @@ _CAPABILITIES = msgspec.Raw(
     b'"prompts":{"listChanged":true},"logging":{},"completions":{}}'
 )
 
-
-class Target(msgspec.Struct, frozen=True):
-    """Where a call goes: the backend, and its own name (or URI) for it."""
-
-    backend: str
-    name: str
-
-
-class Composite(msgspec.Struct, frozen=True):
-    """A tool of our own, made of steps: how it is told, and what runs it."""
-
-    name: str
-    raw: msgspec.Raw
-    definition: object
-
-
-class LeftOut(msgspec.Struct, frozen=True):
-    """What some backend offers and no client sees, for a reason that its owner should know."""
-
-    backend: str
-    what: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.what} of {self.backend}: {self.why}"
-
-
-class _Told(msgspec.Struct, frozen=True):
-    """A backend's tool in our words, and what they were made of."""
-
-    offer: offers.Offer
-    name: str
-    override: vmcp_schema.Override | None
-    item: bytes
-    narrow: bytes
-
-    def is_of(self, offer: offers.Offer, name: str, override: vmcp_schema.Override | None) -> bool:
-        """Whether the same would be told again."""
-        return self.name == name and self.override == override and bytes(self.offer.raw) == bytes(offer.raw)
-
-
-class _Tools(msgspec.Struct):
-    """Everything about tools."""
-
-    shown: dict[str, Target | Composite]
-    pages: paging.Pages  # as they are
-    narrow: paging.Pages  # for clients of the revisions with sessions
-    steps: dict[str, Target]  # hidden ones too, by their names here and as backend.tool
-    told: dict[Target, _Told]  # every tool of every backend, as it is (or would be) told
-
-
-class _Others(msgspec.Struct):
-    """Everything about resources, templates and prompts."""
-
-    resources: dict[str, Target]
-    templates: list[tuple[templates.Template, Target]]
-    prompts: dict[str, Target]
-    pages: dict[str, paging.Pages]
+Target = lists.Target
+Composite = lists.Composite
+LeftOut = lists.LeftOut
 
 
 class Catalog:
@@ -89,8 +34,8 @@ class Catalog:
 
     def __init__(
         self,
-        tools: _Tools,
-        others: _Others,
+        tools: lists.Tools,
+        others: lists.Others,
         *,
         seal: paging.Seal,
         version: int,
@@ -222,7 +167,7 @@ class Catalog:
         as_it_is = paging.Pages("tools", sorted(items.items()), self._seal)
         as_narrow = paging.Pages("tools", sorted(narrow.items()), self._seal)
         return Catalog(
-            _Tools(shown, as_it_is, as_narrow, self._tools.steps, self._tools.told),
+            lists.Tools(shown, as_it_is, as_narrow, self._tools.steps, self._tools.told),
             self._others,
             seal=self._seal,
             version=self.version,
@@ -246,8 +191,8 @@ def build(
     ordered = [known[backend] for backend in sorted(known)]
     missing = [LeftOut(one.backend, *_split(line)) for one in ordered for line in one.rejected]
     known_words = before._tools.told if before is not None else {}
-    tools, conflicts = _build_tools(aggregation, ordered, known_words, seal, missing)
-    others = _build_others(aggregation, ordered, seal, missing)
+    tools, conflicts = lists.build_tools(aggregation, ordered, known_words, seal, missing)
+    others = lists.build_others(aggregation, ordered, seal, missing)
     return Catalog(
         tools,
         others,
@@ -258,101 +203,6 @@ def build(
         doubts=_bound_lines(tuple(_find_doubts(aggregation, known))),
         instructions=_join_instructions(ordered),
     )
-
-
-def _build_tools(
-    aggregation: vmcp_schema.Aggregation,
-    ordered: Sequence[offers.Offers],
-    known_words: Mapping[Target, _Told],
-    seal: paging.Seal,
-    missing: list[LeftOut],
-) -> tuple[_Tools, tuple[str, ...]]:
-    claims: list[naming.Claim] = []
-    by_own: dict[Target, tuple[offers.Offer, vmcp_schema.Override | None]] = {}
-    for one in ordered:
-        rules = aggregation.rules(one.backend)
-        for tool in one.tools:
-            override = rules.overrides.get(tool.name) if rules else None
-            wanted = override.name if override and override.name else tool.name
-            claims.append(naming.Claim(one.backend, tool.name, wanted))
-            by_own[Target(one.backend, tool.name)] = (tool, override)
-    names = naming.name_tools(claims, aggregation)
-    _note(missing, names, "tool")
-    named = {Target(claim.backend, claim.own): name for name, claim in names.given.items()}
-    steps = {name: target for target, name in named.items()}
-    told: dict[Target, _Told] = {}
-    for claim in claims:
-        target = Target(claim.backend, claim.own)
-        told[target] = _tell(*by_own[target], named.get(target, claim.wanted), known_words.get(target))
-        steps.setdefault(f"{claim.backend}.{claim.own}", target)
-    visible = {name: target for target, name in named.items() if _is_visible(aggregation, target)}
-    listed = sorted((name, told[target]) for name, target in visible.items())
-    pages = paging.Pages("tools", [(name, one.item) for name, one in listed], seal)
-    narrow = paging.Pages("tools", [(name, one.narrow) for name, one in listed], seal)
-    shown: dict[str, Target | Composite] = dict(visible)
-    return _Tools(shown, pages, narrow, steps, told), names.conflicts
-
-
-def _tell(offer: offers.Offer, override: vmcp_schema.Override | None, name: str, known: _Told | None) -> _Told:
-    if known is not None and known.is_of(offer, name, override):
-        return known
-    item = presentation.tell_tool(offer, name, override)
-    return _Told(offer, name, override, item, presentation.narrow_tool(item))
-
-
-def _is_visible(aggregation: vmcp_schema.Aggregation, target: Target) -> bool:
-    if aggregation.exclude_all_tools:
-        return False
-    rules = aggregation.rules(target.backend)
-    if rules is None:
-        return aggregation.default_visible
-    return not rules.exclude_all and (not rules.filter or target.name in rules.filter)
-
-
-def _build_others(
-    aggregation: vmcp_schema.Aggregation, ordered: Sequence[offers.Offers], seal: paging.Seal, missing: list[LeftOut]
-) -> _Others:
-    resources = _take_first(ordered, "resource", lambda one: one.resources, missing)
-    kept = _take_first(ordered, "template", lambda one: one.templates, missing)
-    prompts = {(one.backend, prompt.name): prompt for one in ordered for prompt in one.prompts}
-    names = naming.name_prompts([naming.Claim(backend, own, own) for backend, own in prompts], aggregation)
-    _note(missing, names, "prompt")
-    listed = {
-        "resources": [(uri, presentation.pack(offer.raw)) for uri, (_, offer) in sorted(resources.items())],
-        "templates": [(text, presentation.pack(offer.raw)) for text, (_, offer) in sorted(kept.items())],
-        "prompts": [
-            (name, presentation.tell_prompt(prompts[claim.backend, claim.own], name))
-            for name, claim in sorted(names.given.items())
-        ],
-    }
-    members = {kind.field: kind.member for kind in offers.KINDS}
-    return _Others(
-        {uri: target for uri, (target, _) in resources.items()},
-        [(templates.read(text), target) for text, (target, _) in sorted(kept.items())],
-        {name: Target(claim.backend, claim.own) for name, claim in names.given.items()},
-        {kind: paging.Pages(members[kind], items, seal) for kind, items in listed.items()},
-    )
-
-
-def _take_first(
-    ordered: Sequence[offers.Offers],
-    noun: str,
-    pick: Callable[[offers.Offers], Sequence[offers.Offer]],
-    missing: list[LeftOut],
-) -> dict[str, tuple[Target, offers.Offer]]:
-    """URIs are never renamed: the first backend that has one keeps it."""
-    taken: dict[str, tuple[Target, offers.Offer]] = {}
-    for one in ordered:
-        for offer in pick(one):
-            holder, _ = taken.setdefault(offer.name, (Target(one.backend, offer.name), offer))
-            if holder.backend != one.backend:
-                why = f"{holder.backend} offers the same"
-                missing.append(LeftOut(one.backend, f"{noun} {offer.name}", why))
-    return taken
-
-
-def _note(missing: list[LeftOut], names: naming.Names, noun: str) -> None:
-    missing += [LeftOut(one.claim.backend, f"{noun} {one.claim.own}", one.why) for one in names.left_out]
 
 
 def _bound(missing: Sequence[LeftOut]) -> Iterable[LeftOut]:
