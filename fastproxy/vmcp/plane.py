@@ -97,7 +97,7 @@ class Plane:
         self._opened_at: float | None = None
         self.group.on_change.append(lambda _backend: self._backend_changed())
         self._open_rooms()
-        self.catalog = self._build_catalog()
+        self.catalog = self._build_catalog(None)
         self.book = views.Book(self.sessions, self.group)
         self.backends = views.Rows(self.group)
         self.discovery = views.Names(lambda: self._names.errors_total)
@@ -242,7 +242,7 @@ class Plane:
     async def _change_catalog(self) -> None:
         await asyncio.sleep(COALESCE_SECONDS)
         self._changing = False
-        before, self.catalog = self.catalog, self._build_catalog()
+        before, self.catalog = self.catalog, self._build_catalog(self.catalog)
         for line in self.catalog.left_out:
             if line not in before.left_out:
                 logger.warning("left out: %s", line)
@@ -255,10 +255,10 @@ class Plane:
             self.hub.announce(told)
             self.subscriptions.announce(told)
 
-    def _build_catalog(self) -> catalog.Catalog:
+    def _build_catalog(self, before: catalog.Catalog | None) -> catalog.Catalog:
         self._version += 1
         rules = self.vmcp_config.group.aggregation
-        built = catalog.build(rules, self.group.shown(), seal=self._seal, version=self._version)
+        built = catalog.build(rules, self.group.shown(), seal=self._seal, version=self._version, before=before)
         return built if self.composites is None else self.composites.add_to(built)
 
     def _locate(self, uri: str) -> str | None:
