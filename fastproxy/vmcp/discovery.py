@@ -74,7 +74,7 @@ class Discovery:
         self._lists_changed = False
         self._said: set[str] = set()  # of which lists the backend has said so itself
         self._doubted = False
-        self._hears = False  # a stream of its is open
+        self._hears: set[str] = set()  # eras in which a stream of its is open
 
     # ---- what others may say
 
@@ -140,7 +140,10 @@ class Discovery:
     async def _stay(self) -> None:
         """Until it is lost."""
         assert self._contact is not None
-        listening = self._start_task(self._listen(self._contact), name=f"listen to {self.backend_id}")
+        listening = [
+            self._start_task(self._listen(contact), name=f"listen to {self.backend_id}")
+            for contact in (self._contact, *self._contact.beside)
+        ]
         now = time.monotonic
         probed_at = read_at = now()
         pause = COALESCE_SECONDS
@@ -160,8 +163,9 @@ class Discovery:
                     read_at = now()
                     pause = min(max(COALESCE_SECONDS, READING_SHARE * (read_at - started)), POLL_SECONDS)
         finally:
-            listening.cancel()
-            self._hears = False
+            for each in listening:
+                each.cancel()
+            self._hears = set()
 
     async def _wait(self, seconds: float) -> None:
         self._woken.clear()
@@ -209,10 +213,10 @@ class Discovery:
 
     async def _listen(self, contact: survey.Contact) -> None:
         """For as long as it has a stream for that. Its end is also the first that is heard of a backend's."""
-        pause = STREAM_PAUSE_SECONDS
+        pause, hears = STREAM_PAUSE_SECONDS, self._hears
         while contact.session_id is not None or (contact.is_modern and contact.tells_changes):
             started = time.monotonic()
-            self._hears = True
+            hears.add(contact.era)
             try:
                 await self._hear_stream(contact)
             except (peer.NoStream, peer.Refused) as error:
@@ -222,7 +226,7 @@ class Discovery:
                 logger.debug("stream of changes lost: backend=%s reason=%s", self.backend_id, error)
                 self.doubt()
             finally:
-                self._hears = False
+                hears.discard(contact.era)
             pause = STREAM_PAUSE_SECONDS if time.monotonic() - started > pause else pause * 2
             await asyncio.sleep(min(pause, STREAM_PAUSE_SECONDS_MAX))
             self.refresh()  # nobody has listened for a while

@@ -35,7 +35,8 @@ class _ListChanged(msgspec.Struct):
 class Contact(msgspec.Struct, frozen=True):
     """A backend that has answered: what it speaks, and the session of ours there, if it has sessions.
 
-    `era_in_doubt`: whether it is modern could not be told, and is to be asked again."""
+    `era_in_doubt`: whether it is modern could not be told, and is to be asked again. `beside`: how else a backend of
+    both eras is spoken to; what it says unasked it may say in one of them only."""
 
     era: str
     protocol_version: str
@@ -44,6 +45,7 @@ class Contact(msgspec.Struct, frozen=True):
     instructions: str | None
     server_info: msgspec.Raw
     era_in_doubt: bool = False
+    beside: tuple["Contact", ...] = ()
 
     @property
     def is_modern(self) -> bool:
@@ -91,7 +93,7 @@ class Surveyor:
         except peer.BackendError as error:
             if found is None or not era.denies_legacy(error):
                 raise
-            return Contact(era.MODERN, peer.MODERN_VERSION, None, found.capabilities, found.instructions, found.name)
+            return _modern(found)
         try:
             initialized = msgspec.json.decode(opened.result, type=_Initialized)
         except _FAULTS as error:
@@ -104,6 +106,7 @@ class Surveyor:
             initialized.instructions,
             initialized.serverInfo,
             doubt,
+            () if found is None else (_modern(found),),
         )
 
     async def clear_doubt(self, contact: Contact) -> Contact:
@@ -113,7 +116,8 @@ class Surveyor:
         except peer.BackendError:
             return contact
         name = era.combined(legacy=True, modern=found is not None)
-        return msgspec.structs.replace(contact, era=name, era_in_doubt=False)
+        beside = () if found is None else (_modern(found),)
+        return msgspec.structs.replace(contact, era=name, era_in_doubt=False, beside=beside)
 
     async def read_offers(self, contact: Contact, known: offers.Offers | None) -> offers.Offers:
         """All lists. `known`: what they were, for a list that can't be read now."""
@@ -182,6 +186,10 @@ class Surveyor:
 
     def _wrong(self, detail: str) -> peer.BackendError:
         return peer.BackendError(self._backend_id, detail, reason="backend_protocol_error")
+
+
+def _modern(found: era.Discovered) -> Contact:
+    return Contact(era.MODERN, peer.MODERN_VERSION, None, found.capabilities, found.instructions, found.name)
 
 
 async def _judge(kind: offers.Kind, items: list[msgspec.Raw]) -> offers.Listing:

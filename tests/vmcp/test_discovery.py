@@ -62,6 +62,36 @@ async def test_a_modern_backend_that_says_its_list_has_changed_is_read_again() -
             await coroutines.eventually(lambda: running.tools("one") == ["other"])
 
 
+async def test_a_dual_backend_is_heard_in_both_eras() -> None:
+    async with speaker.Speaker(eras=("legacy", "modern")) as server:
+
+        async def listen(call: speaker.Call) -> None:
+            await call.open_events()
+            server.streams.append(call)
+            await call.until_gone()
+
+        server.on("subscriptions/listen", listen)
+        async with group.running({"one": server.url}) as running:
+            await running.known("one")
+            await coroutines.eventually(lambda: {call.verb for call in server.streams} == {"GET", "POST"})
+            for verb in ("GET", "POST"):
+                server.tools = [speaker.tool(f"changed in {verb}")]
+                (stream,) = [call for call in server.streams if call.verb == verb]
+                await stream.event({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+                await coroutines.eventually(lambda: running.tools("one") == [server.tools[0]["name"]])
+
+
+async def test_what_a_backend_says_of_its_lists_is_told_though_they_look_as_before() -> None:
+    async with speaker.Speaker() as server, group.running({"one": server.url}) as running:
+        await running.known("one")
+        await coroutines.eventually(lambda: server.streams)
+        running.changes.clear()
+        await server.say({"method": "notifications/tools/list_changed"})
+        await coroutines.eventually(lambda: running.changes == ["one"])
+        assert running.get("one").take_said() == {"tools"}
+        assert running.get("one").take_said() == frozenset()
+
+
 async def test_a_passing_refusal_says_nothing_about_the_era_which_is_asked_again() -> None:
     async with speaker.Speaker(eras=("legacy", "modern")) as server:
 
