@@ -118,6 +118,7 @@ cdef class Exchange:
     cdef str failure_detail
     # the fast lane
     cdef bint confirms               # a 2xx answer is the session's first
+    cdef bint sought                 # a 200 answer is to be searched (sessionless.pyx)
     cdef readonly uint8_t entry_flags  # of the table's entry that it went by; that may change while the backend thinks
     cdef uint32_t session_at         # the session id in the head
     cdef uint32_t session_size
@@ -210,7 +211,7 @@ cdef class Exchange:
     def session(self):
         """The session id of a request in the fast lane; None otherwise."""
         cdef char* p
-        if not self.fast or self.client is None or self.client.inbox.data == NULL:
+        if not self.fast or self.session_size == 0 or self.client is None or self.client.inbox.data == NULL:
             return None
         p = <char*>(self.client.inbox.data + self.client.inbox.start + self.session_at)
         return p[:self.session_size].decode("ascii")
@@ -393,13 +394,7 @@ cdef class Exchange:
         self.must_live()
         if self.phase != P_HEAD or self.head_sent:
             raise RuntimeError("no answer to search")
-        if self.answer_kind == B_NONE or (self.answer_kind == B_COUNTED and self.answer_left > limit
-                                          and not self.event_stream):
-            return
-        self.reframe = True
-        self.words = words
-        self.on_word = on_word
-        self.held_max = limit
+        search_answer(self, words, on_word, limit)
 
     def request_for(self, Endpoint endpoint not None):
         """The whole request as `forward` would send it to this replica, without its session id; the body is known."""

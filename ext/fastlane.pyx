@@ -1,5 +1,6 @@
 # The fast lane: a whole, small POST of a session that the route table knows, to a replica that lives and has an idle
-# connection. It may do only what the story would have done; every other case, and every doubt, goes to the story.
+# connection; in the era without sessions, one that belongs to nobody in particular (sessionless.pyx). It may do only what
+# the story would have done; every other case, and every doubt, goes to the story.
 
 cdef enum:
     FLAG_CONFIRMED = 1  # the session has had a 2xx answer since its `initialize`
@@ -31,10 +32,21 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     cdef Entry* entry
     cdef Endpoint endpoint
     cdef Upstream upstream
+    cdef Exchange exchange
     cdef str alias = None
+    cdef const char* known_as
+    cdef Py_ssize_t known_size
     if not _is_plain(client, p, head):
         return LANE_STORY
+    if head.version >= 0:
+        field = &head.fields[head.version]
+        if not is_legacy_version(p + field.value, field.value_length):
+            return try_sessionless(client, p, size, head)
+    if head.session < 0:
+        return LANE_STORY
     field = &head.fields[head.session]
+    if field.value_length == 0 or field.value_length > 128:
+        return LANE_STORY
     entry = table.find(p + field.value, field.value_length, reactor.now_s)
     if entry == NULL or entry.epoch != table.epoch or entry.flags & (FLAG_SSE | FLAG_HASHED):
         return LANE_STORY
@@ -58,54 +70,49 @@ cdef int try_fast_lane(Client client, const char* p, Py_ssize_t size, Head* head
     upstream = endpoint.take_spare()
     if upstream is None:
         return LANE_STORY
-    _pass_on(client, upstream, p, head, entry.flags, alias)
+    exchange = _open_fast(client, head)
+    exchange.confirms = not entry.flags & FLAG_CONFIRMED
+    exchange.entry_flags = entry.flags
+    exchange.keeps_running = True
+    exchange.session_at = field.value
+    exchange.session_size = field.value_length
+    if alias is None:
+        build_request(&reactor.out, p, head, client, endpoint, S_KEEP, NULL, 0, None)
+    else:
+        known_as = PyUnicode_AsUTF8AndSize(alias, &known_size)
+        build_request(&reactor.out, p, head, client, endpoint, S_SET, known_as, known_size, None)
+    _pass_on(exchange, upstream, p, head)
     return LANE_FAST
 
 
 cdef bint _is_plain(Client client, const char* p, Head* head) noexcept:
-    """A small POST of a session in an era that has them, from whom nobody need be asked about."""
+    """A small POST from whom nobody need be asked about."""
     cdef Field* field
-    if not client.reactor.fast_lane or not client.listener.fast_lane or head.method != M_POST or head.session < 0 \
-            or head.length <= 0 or head.length > FAST_BODY_BYTES_MAX or head.expect >= 0 or head.origin >= 0 \
-            or head.minor == 0 or client.hung:
-        return False
-    if head.version >= 0:
-        field = &head.fields[head.version]
-        if not is_legacy_version(p + field.value, field.value_length):
-            return False
-    field = &head.fields[head.session]
-    if field.value_length == 0 or field.value_length > 128:
+    if not client.reactor.fast_lane or not client.listener.fast_lane or head.method != M_POST or head.length <= 0 \
+            or head.length > FAST_BODY_BYTES_MAX or head.expect >= 0 or head.origin >= 0 or head.minor == 0 or client.hung:
         return False
     field = &head.fields[head.host]
     return client.listener.knows_host(p + field.value, field.value_length)
 
 
-cdef int _pass_on(Client client, Upstream upstream, const char* p, Head* head, uint8_t flags, str alias) except -1:
-    """Head and body to the backend, which knows the session by `alias` if there is one."""
-    cdef Reactor reactor = client.reactor
-    cdef Buffer* out = &reactor.out
+cdef Exchange _open_fast(Client client, Head* head):
+    """A request that takes the fast lane: head and body stay in the client's inbox until the answer is out."""
     cdef Exchange exchange = client.new_exchange(head)
-    cdef const char* known_as
-    cdef Py_ssize_t known_size
-    cdef int rc
     exchange.fast = True
-    exchange.confirms = not flags & FLAG_CONFIRMED
-    exchange.entry_flags = flags
-    exchange.keeps_running = True
     exchange.head_size = head.size
     exchange.body_left = head.length
     exchange.body_done = True
-    exchange.session_at = head.fields[head.session].value
-    exchange.session_size = head.fields[head.session].value_length
-    reactor.fast_requests += 1
-    if alias is None:
-        build_request(out, p, head, client, upstream.endpoint, S_KEEP, NULL, 0, None)
-    else:
-        known_as = PyUnicode_AsUTF8AndSize(alias, &known_size)
-        build_request(out, p, head, client, upstream.endpoint, S_SET, known_as, known_size, None)
+    client.reactor.fast_requests += 1
+    return exchange
+
+
+cdef int _pass_on(Exchange exchange, Upstream upstream, const char* p, Head* head) except -1:
+    """The head that is in `out`, and the body, to the backend."""
+    cdef Buffer* out = &exchange.reactor.out
+    cdef int rc
     join_upstream(exchange, upstream)
     exchange.request_sent = True
-    undue(client)
+    undue(exchange.client)
     if head.length <= COPIED_BYTES_MAX:
         if buffer_put(out, p + head.size, head.length) < 0:
             raise MemoryError
@@ -128,6 +135,8 @@ cdef int fast_answer(Exchange exchange, const char* p, Head* head) except -1:
     cdef Field* field
     cdef const char* session = NULL
     cdef int rule = S_KEEP
+    if exchange.modern:
+        return sessionless_answer(exchange, p, head)
     if head.status == 404 or head.status == 400:
         return hand_over(exchange)
     if client is not None:

@@ -26,6 +26,10 @@ cdef class Reactor:
     cdef list endpoints
     cdef Listener calls             # of requests of the proxy's own, which nobody has sent us
     cdef Endpoint gone              # stands where an endpoint was dropped
+    cdef list offered               # who may be chosen for what belongs to nobody; empty: the story chooses
+    cdef bint several               # there is, or may be, more than one replica
+    cdef uint64_t turn              # of such choices, the story's and the fast lane's
+    cdef public Search search       # None: the era without sessions has no fast lane
     cdef object sweeper
     cdef DueList dues[2 * DUES]     # by kind; from DUES on, of those whose kind had a greater length when they came
     cdef uint64_t now_ms
@@ -70,6 +74,7 @@ cdef class Reactor:
         self.later = []
         self.listeners = []
         self.endpoints = []
+        self.offered = []
         self.calls = Listener()
         self.gone = Endpoint(0, "", None, b"", b"", "", 0, None)
         self.gone.live = False
@@ -374,6 +379,16 @@ cdef class Reactor:
         endpoint = Endpoint(index, url, pod, authority, prefix, hostname, port, tls_context)
         self.endpoints[index] = endpoint
         return endpoint
+
+    def offer(self, list endpoints not None, *, bint several):
+        """Who may be chosen, in the story's order, until the next word; nobody: it is to be asked each time."""
+        self.offered = endpoints
+        self.several = several
+
+    def next_turn(self):
+        """The number of a choice; it grows by one with each."""
+        self.turn += 1
+        return self.turn
 
     def drop_endpoint(self, Endpoint endpoint not None):
         """Let go of an endpoint; False when the table names it, or somebody is asking it."""

@@ -6,6 +6,17 @@
 # unsearched. Words are looked for in the decoded body, across pieces and chunks; a compressed body shows none.
 
 
+cdef void search_answer(Exchange exchange, tuple words, on_word, Py_ssize_t limit) noexcept:
+    """Before its head is built: look for words in it as it passes. A body that is known to be longer is not searched."""
+    if exchange.answer_kind == B_NONE or (exchange.answer_kind == B_COUNTED and exchange.answer_left > limit
+                                          and not exchange.event_stream):
+        return
+    exchange.reframe = True
+    exchange.words = words
+    exchange.on_word = on_word
+    exchange.held_max = limit
+
+
 cdef bint holds_word(Exchange exchange, Py_ssize_t n) except -1:
     """Is one of the words in the first n bytes that are held?"""
     cdef const char* p = exchange.held.data + exchange.held.start

@@ -294,6 +294,17 @@ class Exchange:
     def cut(self) -> None: ...
 
 @disjoint_base
+class Search:
+    def __init__(
+        self,
+        *,
+        bound: tuple[bytes, ...],
+        barren: tuple[bytes, ...],
+        words: tuple[bytes, ...],
+        on_word: Callable[[Exchange, bytes], None],
+        bytes_max: int,
+    ) -> None: ...
+
 class Reactor:
     handler: _Handler | None
     aliases: dict[bytes, str]
@@ -304,6 +315,7 @@ class Reactor:
     touch_seconds: int
     fast_lane: bool
     logs_access: bool
+    search: Search | None
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -372,6 +384,8 @@ class Reactor:
         tls_context: SSLContext | None = None,
         index: int = -1,
     ) -> Endpoint: ...
+    def offer(self, endpoints: list[Endpoint], *, several: bool) -> None: ...
+    def next_turn(self) -> int: ...
     def drop_endpoint(self, endpoint: Endpoint) -> bool: ...
     def connect(self, endpoint: Endpoint, address: str) -> asyncio.Future[Upstream]: ...
     def call(self, upstream: Upstream, request: bytes) -> tuple[Exchange, asyncio.Future[AnswerHead]]: ...

@@ -59,9 +59,9 @@ class Discovery:
         self._apply()
 
     @property
-    def asks_dns(self) -> bool:
-        """May there be more replicas at any time?"""
-        return bool(self._memories)
+    def several(self) -> bool:
+        """Is there more than one replica, or may there be at any time?"""
+        return bool(self._memories) or len(self._replicas.all()) > 1
 
     def configure(self, configured: tuple[backend.Backend, ...]) -> None:
         """Other replicas from now on; with new names from their first answers on, so that nobody finds none."""
@@ -169,7 +169,8 @@ class Discovery:
         named = not self._names.is_missing(host)
         for replica in self._replicas.all():
             if replica.host == host and replica.named != named:
-                replica.named = named  # one that has its name again is probed, and lives once it answers
+                # one that has its name again is probed, and lives once it answers
+                self._replicas.set_named(replica, named)
                 if not named:
                     self._on_failure(replica, f"{replica.url}: {self._names.explain(host)}")
 

@@ -85,12 +85,18 @@ class Inquiry:
         self._replicas.answered(replica)
         return upstream
 
-    async def ask_any(self, exchange: Exchange, rule: int, *, for_session: bool) -> core.AnswerHead:
-        """The answer's head of whoever gets what is new; the next replica when one is full or can't be reached."""
+    async def ask_any(
+        self, exchange: Exchange, rule: int, *, for_session: bool, first: int | None = None
+    ) -> core.AnswerHead:
+        """The answer's head of whoever gets what is new; the next replica when one is full or can't be reached.
+        `first`: the index of one that has been chosen already."""
         tried: set[int] = set()
         last: dialer.Unreachable | None = None
         while True:
-            replica = await self._choose(exchange, tried, for_session=for_session)
+            if first is not None and not tried:
+                replica: backends.Replica | None = self._replicas.at(first)
+            else:
+                replica = await self._choose(exchange, tried, for_session=for_session)
             if replica is None:
                 if last is not None:
                     raise last

@@ -40,8 +40,7 @@ from fastproxy.session import book, memory, outage, record, store
 logger = logging.getLogger(__name__)
 
 DIALOGUE_SECONDS_MAX = 10.0  # for one request of our own to a backend
-# A request or a recovery may still hold the index of a replica that was forgotten; none lives nearly as long after its
-# last look at where the session is.
+# Who looked where a session is may hold the index of a replica that was forgotten since; none nearly as long.
 INDEX_REST_SECONDS = 3600.0
 SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
 
@@ -85,7 +84,12 @@ class Plane:
         self._backend_tls: ssl.SSLContext | None = None
         self.census = census.Census(self.sessions, self.reactor.table.count)
         self.backends = backends.Backends(
-            config.policy, self._load_of, self._add_endpoint, self._set_prefix, self.census
+            config.policy,
+            self._load_of,
+            self._add_endpoint,
+            self._set_prefix,
+            self.census,
+            next_turn=self.reactor.next_turn,
         )
         self.book = book.Book(
             self.reactor.table,
@@ -100,6 +104,8 @@ class Plane:
         self.reactor.touch_seconds = self.book.touch_seconds
         self._open_discovery()
         self._open_story()
+        self.backends.on_change = self.offer_replicas
+        self.offer_replicas()
 
     def _open_story(self) -> None:
         config = self.config
@@ -149,13 +155,20 @@ class Plane:
             open_events=self.open_events,
             start_task=self.tasks.start,
         )
-        return stateless.Stateless(
+        rules = stateless.Stateless(
             sessions=self.sessions,
             replicas=self.backends,
             listener=listener,
-            several=lambda: self.discovery.asks_dns or len(self.backends.all()) > 1,
+            several=lambda: self.discovery.several,
             start_task=self.tasks.start,
         )
+        self.reactor.search = rules.search()
+        return rules
+
+    def offer_replicas(self) -> None:
+        """Tell the fast lane whom it may choose: what has changed may change that."""
+        offered = [self.endpoints[replica.index] for replica in self.backends.all_well()]
+        self.reactor.offer(offered, several=self.discovery.several)
 
     def _open_discovery(self) -> None:
         config = self.config

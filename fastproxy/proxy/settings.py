@@ -49,3 +49,4 @@ def apply(target: plane.Plane, config: schema.ServeConfig) -> None:
     target.backends.set_policy(config.policy)
     if config.backend:  # else a stdio server is bridged, whose port stays
         target.discovery.configure(config.backend)
+        target.offer_replicas()

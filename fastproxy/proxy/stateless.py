@@ -9,7 +9,10 @@ Which replica that was is remembered before the client can read the answer that 
 relay searches answers as they pass and holds back the one message that matters. With a shared store every proxy knows;
 here a copy is kept, for speed, and for the time in which the store is away. A replica that is gone takes its states
 with it: then the least loaded one is asked, and its refusal is the truth. Bodies over 64 KiB are not searched, in
-either direction. With a single replica nothing is read at all.
+either direction. With a single replica nothing is searched.
+
+A body up to that size is awaited before anybody is asked, so that a slow sender keeps no replica waiting. What is plain
+takes the fast lane (ext/sessionless.pyx), which goes by the same rules: `search` is what it needs to know of them.
 """
 
 import logging
@@ -58,15 +61,41 @@ class Stateless:
 
     async def serve(self, exchange: core.Exchange, request: requests.Request, ask: Ask, ask_any: AskAny) -> None:
         """A request of this era, to its end."""
-        method = request.header(b"mcp-method") or ""
+        method = _method(request)
         affine = request.method == "POST" and self._several()
         if affine and method == subscription.METHOD and await self._listening.serve(exchange):
             return
+        length = exchange.body_length
+        if request.method == "POST" and length is not None and length <= SEARCH_BYTES_MAX:
+            await exchange.peek(length)
         answer = None
         if affine:
             answer = await self._ask_keeper(exchange, await self._key(exchange, request, method), ask)
         if answer is None:
             answer = await ask_any(exchange, core.SESSION_STRIP, for_session=False)
+        self._relay(exchange, method, answer, affine=affine)
+
+    async def resume(
+        self, exchange: core.Exchange, request: requests.Request, answer: core.AnswerHead | None, ask_any: AskAny
+    ) -> None:
+        """The fast lane gives a request up: at its answer's head, or since it surely did not run."""
+        if answer is None:
+            again = exchange.endpoint_index
+            answer = await ask_any(exchange, core.SESSION_STRIP, for_session=False, first=again)
+        affine = request.method == "POST" and self._several()
+        self._relay(exchange, _method(request), answer, affine=affine)
+
+    def search(self) -> core.Search:
+        """What the fast lane goes by."""
+        return core.Search(
+            bound=(affinity.TASKS.encode(), subscription.METHOD.encode()),
+            barren=tuple(method.encode() for method in sorted(affinity.KEYLESS)),
+            words=affinity.WORDS,
+            on_word=self._found,
+            bytes_max=SEARCH_BYTES_MAX,
+        )
+
+    def _relay(self, exchange: core.Exchange, method: str, answer: core.AnswerHead, *, affine: bool) -> None:
         if affine and answer.status == 200 and affinity.hands_out(method):
             self._search(exchange, answer)
         # Servers put ids that are dead at birth on their error answers (mcp.md §0.6).
@@ -137,6 +166,10 @@ class Stateless:
         except errors.StoreError as error:
             # The tool has run; its answer is worth more than what another proxy does not know now.
             logger.warning("other proxies will not know a replica: backend=%s reason=%s", url, error)
+
+
+def _method(request: requests.Request) -> str:
+    return request.header(b"mcp-method") or ""
 
 
 def _inflate(text: bytes) -> bytes:

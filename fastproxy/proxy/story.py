@@ -78,10 +78,12 @@ class Story:
         self.resumed += 1
 
         async def go_on(exchange: Exchange, request: Request) -> None:
-            session_id = request.header(b"mcp-session-id") or ""
-            exchange.note = session_id
+            session_id = "" if exchange.modern else request.header(b"mcp-session-id") or ""
+            exchange.note = session_id or None
             if exchange.lost is not None and exchange.lost.ran:
                 raise self._inquiry.lose(exchange.endpoint_index, exchange.lost)
+            if exchange.modern:
+                return await self._stateless.resume(exchange, request, answer, self._inquiry.ask_any)
             if answer is None:
                 return await self._serve_session(exchange, request, session_id)
             # The answer is the word of the replica that was asked, wherever the session has been brought since.

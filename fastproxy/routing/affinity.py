@@ -16,11 +16,12 @@ import msgspec
 from fastproxy.mcp import envelope
 
 WORDS = (b'"requestState"', b'"taskId"')  # without one of them an answer hands out nothing
+TASKS = "tasks/"  # methods that begin so name a task
 STATE_SECONDS = 600.0  # as long as the SDKs' servers take a state back
 TASK_SECONDS_MAX = 86400.0  # of a task that says it lives longer; every look at it starts the time anew
 
 # Their results hand out nothing (spec 2026-07-28), and lists are long: they are not searched.
-_KEYLESS = {
+KEYLESS = {
     "server/discover",
     "tools/list",
     "prompts/list",
@@ -62,7 +63,7 @@ _request_decoder = msgspec.json.Decoder(_Request)
 
 def hands_out(method: str) -> bool:
     """Can an answer to this method hand out a key? Of methods that nobody knows yet: yes."""
-    return method not in _KEYLESS
+    return method not in KEYLESS
 
 
 def of_answer(text: bytes, *, event_stream: bool) -> list[Kept]:
@@ -82,7 +83,7 @@ def of_answer(text: bytes, *, event_stream: bool) -> list[Kept]:
 
 def of_request(method: str, name: str | None, body: bytes | None) -> str | None:
     """The key in a request, by its Mcp-Method, its Mcp-Name and its body (None: not looked at)."""
-    if method.startswith("tasks/") and name is not None:
+    if method.startswith(TASKS) and name is not None:
         return _of_task(_decode_name(name))
     if body is None or WORDS[0] not in body:
         return None

@@ -9,6 +9,8 @@ Connecting, asking and resolving are not done here.
 """
 
 import contextlib
+import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -72,6 +74,7 @@ class Backends:
         on_path: Callable[[Replica], None],
         fleet: Fleet,
         clock: Callable[[], float] = time.monotonic,
+        next_turn: Callable[[], int] | None = None,
     ):
         self._policy = policy.POLICIES[choose]
         self._load_of = load_of
@@ -81,7 +84,8 @@ class Backends:
         self._clock = clock
         self._by_url: dict[str, Replica] = {}
         self._by_index: dict[int, Replica] = {}
-        self._turn = 0
+        self._next_turn = next_turn or functools.partial(next, itertools.count(1))
+        self.on_change: Callable[[], None] = lambda: None  # who exists, or who is live, may be another now
         self._foreign = 0
         self._openings: dict[int, int] = {}
 
@@ -108,6 +112,7 @@ class Backends:
         for url, replica in self._by_url.items():
             if url not in kept:
                 replica.state = "leaving"
+        self.on_change()
 
     def _return(self, replica: Replica) -> None:
         replica.state = "live"
@@ -155,6 +160,7 @@ class Backends:
             return None
         replica.foreign = True
         self._foreign += 1
+        self.on_change()
         return replica
 
     def forget_idle(self, now: float, drop: Callable[[Replica], bool]) -> list[Replica]:
@@ -172,6 +178,8 @@ class Backends:
                 self._openings.pop(replica.index, None)
                 del self._by_url[replica.url], self._by_index[replica.index]
                 forgotten.append(replica)
+        if forgotten:
+            self.on_change()
         return forgotten
 
     def at(self, index: int) -> Replica:
@@ -188,6 +196,11 @@ class Backends:
         usable = health.usable([replica.condition for replica in known])
         return [replica for replica, fit in zip(known, usable, strict=True) if fit]
 
+    def all_well(self) -> list[Replica]:
+        """Those that are live, as `choose` sees them; nobody while one of them only seems to be ill."""
+        live = self.live()
+        return live if all(replica.condition.cause is None for replica in live) else []
+
     def choose(self, *, for_session: bool, without: Iterable[int] = ()) -> Replica | None:
         """Who gets what is new: by the owner's policy for a session, else the least loaded. None: nobody is live."""
         excluded = set(without)
@@ -196,9 +209,9 @@ class Backends:
             candidates = self._take_turns(candidates) or candidates
         if not candidates:
             return None
-        self._turn += 1
+        turn = self._next_turn()
         rule = self._policy if for_session else policy.least_in_flight
-        return candidates[rule([self._load_of_all(replica) for replica in candidates], self._turn)]
+        return candidates[rule([self._load_of_all(replica) for replica in candidates], turn)]
 
     def _take_turns(self, candidates: list[Replica]) -> list[Replica]:
         """Those that take part: one that has come back does in a share of the choices, and with the first."""
@@ -265,4 +278,10 @@ class Backends:
         state = "live" if known.cause is None else "failed"
         is_news = state != replica.state
         replica.state = state
+        self.on_change()
         return is_news
+
+    def set_named(self, replica: Replica, named: bool) -> None:
+        """Its name has an address, or has none."""
+        replica.named = named
+        self.on_change()

@@ -1,7 +1,7 @@
 """Request states and tasks of 2026-07-28 find the replica that made them, through either proxy.
 
 Real: two proxies on one Redis; two replicas of a small server (sessionless.py) whose states and tasks nobody else
-knows, as with the SDKs' defaults. This era has no fast lane, so there is one way through the proxy only. Not here:
+knows, as with the SDKs' defaults. Both lanes are compared by test_stateless_lanes.py. Not here:
 `subscriptions/listen` (test_stateless_listen.py), the SDK's own server (tests/e2e/test_conformance.py).
 """
 
