@@ -19,35 +19,7 @@ incomingAuth: {type: anonymous}
 outgoingAuth: {source: inline}
 aggregation: {conflictResolution: prefix, conflictResolutionConfig: {prefixFormat: "{workload}_"}}
 """
-ENVIRON = {"KEY": "from-the-environment", "EMPTY": ""}
-
-
-def read(text: str) -> tuple[vmcp_file.Read, list[str]]:
-    """The group of a minimal file with these sections in place of its own, and what is wrong with it."""
-    values: dict[str, object] = yaml.safe_load(MINIMAL) | (yaml.safe_load(text) or {})
-    notes = vmcp_place.Notes()
-    return vmcp_file.read(vmcp_place.Place(notes, ENVIRON), values), notes.problems
-
-
-def good(text: str) -> vmcp_file.Read:
-    found, problems = read(text)
-    assert not problems
-    return found
-
-
-def test_a_minimal_file_has_the_format_s_defaults() -> None:
-    found = good("")
-    group = found.group
-    assert [one.id for one in group.backends] == ["docs", "git"], "in order, whatever the file's"
-    assert [one.transport for one in group.backends] == ["sse", "streamable-http"]
-    ill = group.operational
-    assert (ill.health_interval_seconds, ill.health_timeout_seconds, ill.unhealthy_threshold) == (30.0, 10.0, 3)
-    assert (ill.partial_failure_fails, ill.breaker) == (False, vmcp_schema.CircuitBreaker(False, 5, 60.0))
-    assert dict(found.settings) == {"name": "tools"}
-
-
-def test_a_file_with_everything_that_is_supported_is_read_whole() -> None:
-    found = good("""
+EVERYTHING = """
 backends:
   - {name: git, url: "http://h:1/mcp", transport: streamable-http, type: "", metadata: {team: core}}
   - {name: web, url: "https://h:2", type: entry, caBundlePath: /etc/ssl/ca.pem}
@@ -85,7 +57,36 @@ audit: {enabled: false, component: x}
 codeMode: {enabled: false}
 compositeToolRefs: []
 rateLimiting: null
-""")
+"""
+ENVIRON = {"KEY": "from-the-environment", "EMPTY": ""}
+
+
+def read(text: str) -> tuple[vmcp_file.Read, list[str]]:
+    """The group of a minimal file with these sections in place of its own, and what is wrong with it."""
+    values: dict[str, object] = yaml.safe_load(MINIMAL) | (yaml.safe_load(text) or {})
+    notes = vmcp_place.Notes()
+    return vmcp_file.read(vmcp_place.Place(notes, ENVIRON), values), notes.problems
+
+
+def good(text: str) -> vmcp_file.Read:
+    found, problems = read(text)
+    assert not problems
+    return found
+
+
+def test_a_minimal_file_has_the_format_s_defaults() -> None:
+    found = good("")
+    group = found.group
+    assert [one.id for one in group.backends] == ["docs", "git"], "in order, whatever the file's"
+    assert [one.transport for one in group.backends] == ["sse", "streamable-http"]
+    ill = group.operational
+    assert (ill.health_interval_seconds, ill.health_timeout_seconds, ill.unhealthy_threshold) == (30.0, 10.0, 3)
+    assert (ill.partial_failure_fails, ill.breaker) == (False, vmcp_schema.CircuitBreaker(False, 5, 60.0))
+    assert dict(found.settings) == {"name": "tools"}
+
+
+def test_a_file_with_everything_that_is_supported_is_read_whole() -> None:
+    found = good(EVERYTHING)
     group = found.group
     git, web = group.backends
     assert git.headers == (vmcp_schema.Header("Authorization", "Bearer x"),) and git.timeout_seconds == 0.25
