@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from fastproxy.vmcp import connections, peer, streamable
+from fastproxy.vmcp import connections, outgoing, peer, streamable
 from fastproxy.wire import request as requests
 
 SESSIONS_MAX = 10_000  # streams at one backend; each is a connection
@@ -132,7 +132,8 @@ class EventStreamPeer:
     async def _open_stream(self, headers: connections.Fields, on_message: peer.OnMessage) -> _Session:
         if len(self._sessions) >= SESSIONS_MAX:
             raise peer.BackendError(self.backend, f"more than {SESSIONS_MAX} streams", reason="too_many_sessions")
-        request = connections.render(self._line.head(b"GET", [*_GET, *self._own_fields]), headers)
+        fields = outgoing.beside(headers, self._own_fields)
+        request = connections.render(self._line.head(b"GET", [*_GET, *self._own_fields]), fields)
         answer = await self._line.send(request, repeatable=True)
         try:
             if answer.status >= 300 or not answer.is_event_stream:
@@ -223,7 +224,8 @@ class EventStreamPeer:
 
     async def _post(self, session: _Session, message: bytes, headers: connections.Fields) -> None:
         head = self._line.head(b"POST", [*_POST, *self._own_fields], target=session.target)
-        answer = await self._line.send(connections.render(head, headers, message))
+        fields = outgoing.beside(headers, self._own_fields)
+        answer = await self._line.send(connections.render(head, fields, message))
         try:
             if answer.status >= 300:
                 body = await answer.whole(bytes_max=streamable.REFUSAL_BYTES_MAX)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fastproxy.mcp import revision
-from fastproxy.vmcp import connections, peer
+from fastproxy.vmcp import connections, outgoing, peer
 
 # What changes nothing, or nothing by being done twice: sent again when a kept connection turns out to be closed.
 REPEATABLE = frozenset(
@@ -57,6 +57,7 @@ class StreamablePeer:
         self.backend = backend
         self._line = line
         self._start_task = start_task
+        self._own_fields = fields
         self._ids = peer.Ids()
         self._post_head = line.head(b"POST", [_JSON, _ACCEPT_BOTH, _IDENTITY, *fields])
         self._get_head = line.head(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields])
@@ -69,9 +70,10 @@ class StreamablePeer:
         async with peer.Deadline(self.backend, seconds_max):
             request_id = self._ids.next()
             body = peer.write_request(request_id, "initialize", params)
-            answer = await self._post(body, [*headers], repeatable=True)
+            headers = outgoing.beside(headers, self._own_fields)
+            answer = await self._post(body, headers, repeatable=True)
             session_id = answer.header(b"mcp-session-id")
-            conversation = _Conversation(self, request_id, on_message, session_id=None, headers=[*headers])
+            conversation = _Conversation(self, request_id, on_message, session_id=None, headers=headers)
             result = await conversation.finish(answer)
             version = peer.negotiated_version(self.backend, result)
             opened = peer.Opened(session_id, version, result)
@@ -98,7 +100,7 @@ class StreamablePeer:
         """The result of one call. BackendError of any kind."""
         request_id = self._ids.next()
         modern = not revision.has_sessions(protocol_version)
-        fields = self._session_fields(leg_session_id, protocol_version) + headers
+        fields = self._fields(leg_session_id, protocol_version, headers)
         if modern:
             fields += modern_fields(method, params)
         body = peer.write_request(request_id, method, params)
@@ -126,7 +128,7 @@ class StreamablePeer:
     ) -> None:
         """A notification or an answer. BackendError: it was not taken."""
         async with peer.Deadline(self.backend, seconds_max):
-            fields = self._session_fields(leg_session_id, protocol_version) + headers
+            fields = self._fields(leg_session_id, protocol_version, headers)
             answer = await self._post(message, fields, repeatable=False)
             try:
                 if answer.status >= 300:
@@ -144,7 +146,7 @@ class StreamablePeer:
         on_message: peer.OnMessage,
     ) -> None:
         """Until the stream ends. NoStream: there is none; BackendError: it ended otherwise than it should."""
-        fields = self._session_fields(leg_session_id, protocol_version) + headers
+        fields = self._fields(leg_session_id, protocol_version, headers)
         request = connections.render(self._get_head, fields)
         async with peer.Deadline(self.backend, None):
             answer = await self._line.send(request, repeatable=True)
@@ -168,7 +170,7 @@ class StreamablePeer:
         self, leg_session_id: str, *, protocol_version: str, headers: connections.Fields, seconds_max: float
     ) -> None:
         """DELETE. BackendError: the backend has not said that it has heard."""
-        fields = self._session_fields(leg_session_id, protocol_version) + headers
+        fields = self._fields(leg_session_id, protocol_version, headers)
         request = connections.render(self._delete_head, fields)
         async with peer.Deadline(self.backend, seconds_max):
             answer = await self._line.send(request, repeatable=True)
@@ -209,11 +211,11 @@ class StreamablePeer:
         last = (b"Last-Event-ID", last_event_id.encode("utf-8"))
         return await self._line.send(connections.render(self._get_head, [*fields, last]), repeatable=True)
 
-    def _session_fields(self, session_id: str | None, protocol_version: str) -> connections.Fields:
+    def _fields(self, session_id: str | None, protocol_version: str, headers: connections.Fields) -> connections.Fields:
         fields = [(b"MCP-Protocol-Version", protocol_version.encode("latin-1"))]
         if session_id is not None and revision.has_sessions(protocol_version):
             fields.append((b"Mcp-Session-Id", session_id.encode("latin-1")))
-        return fields
+        return fields + outgoing.beside(headers, self._own_fields) if headers else fields
 
     def _tell_cancelled(
         self, request_id: str, session_id: str | None, protocol_version: str, headers: connections.Fields
