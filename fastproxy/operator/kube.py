@@ -25,7 +25,7 @@ from fastproxy.operator.manifest import Manifest
 REQUEST_SECONDS_MAX = 30.0
 WATCH_SECONDS = 290  # the server ends a watch after that, so that a dead connection is not waited on for ever
 WATCH_SILENCE_SECONDS_MAX = WATCH_SECONDS + 30
-LIST_CHUNK = 250
+LIST_CHUNK = 50  # a page of objects is many times the size of what is kept of it
 ALL_NAMESPACES = "*"
 Labels = dict[str, Any] | None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fastproxy.config import schema, store_url, units
+from fastproxy.config import schema, store_url, units, vmcp_file, vmcp_place
 from fastproxy.operator import crd, overlay, parts, pod, remote_proxy, server, storage, surroundings, virtual_server
 
 NAME_MAX = 46  # `mcp-NAME-remote-proxy` is a Service, and a Service has 63 characters
@@ -42,7 +42,7 @@ def review(resource: crd.Resource) -> list[Problem]:
     if isinstance(spec, crd.MCPServerSpec):
         problems += _review_server(spec)
     elif isinstance(spec, crd.VirtualMCPServerSpec):
-        problems += _review_virtual(spec)
+        problems += _review_virtual(resource, spec)
     elif isinstance(spec, crd.MCPRemoteProxySpec):
         problems += _review_remote(spec)
     if resource.annotations.get(ACCEPT_UNPROTECTED) != "true":
@@ -126,7 +126,20 @@ def _clashes_with_admin(spec: crd.MCPServerSpec | crd.MCPRemoteProxySpec) -> boo
     return (spec.proxy_port or spec.port) == pod.ADMIN_PORT
 
 
-def _review_virtual(spec: crd.VirtualMCPServerSpec) -> Iterator[Problem]:
+class _Environment(Mapping[str, str]):
+    """The variables of a pod that is not there yet: each that is asked for, since templates and Secrets bring them."""
+
+    def __getitem__(self, name: str) -> str:
+        return name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _review_virtual(resource: crd.Resource, spec: crd.VirtualMCPServerSpec) -> Iterator[Problem]:
     yield from _review_template("spec.podTemplateSpec", spec.pod_template_spec, virtual_server.CONTAINER)
     yield from _review_template("spec.proxyPodTemplateSpec", spec.proxy_pod_template_spec, virtual_server.CONTAINER)
     if not surroundings.find_group(spec):
@@ -138,6 +151,13 @@ def _review_virtual(spec: crd.VirtualMCPServerSpec) -> Iterator[Problem]:
     aggregation = (spec.config or {}).get("aggregation")
     if aggregation is not None and not isinstance(aggregation, dict):
         yield Problem("spec.config.aggregation", f"expected an object, got {units.quote(aggregation)}")
+        return
+    # Read as the pods will read it; what composite tools mean is known to them alone.
+    notes = vmcp_place.Notes()
+    config = virtual_server.configure(resource, spec, surroundings.Surroundings(image=""))
+    vmcp_file.read(vmcp_place.Place(notes, _Environment()), config)
+    for problem in notes.problems:
+        yield Problem("spec.config", problem)
 
 
 def _review_remote(spec: crd.MCPRemoteProxySpec) -> Iterator[Problem]:
@@ -170,8 +190,7 @@ def _is_private(host: str) -> bool:
 def _review_guards(spec: crd.Proxied) -> Iterator[Problem]:
     guards = [path for path, guards in list_inert(spec) if guards]
     if isinstance(spec, crd.VirtualMCPServerSpec):
-        kind = (spec.incoming_auth or {}).get("type", "anonymous")
-        guards += ["spec.incomingAuth"] if kind != "anonymous" or (spec.incoming_auth or {}).get("authzConfig") else []
+        guards += [path for path, auth in virtual_server.list_incoming(spec) if not virtual_server.is_open(auth)]
     for path in guards:
         yield Problem(
             path,

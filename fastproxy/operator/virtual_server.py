@@ -11,6 +11,25 @@ from fastproxy.operator import crd, manifest, parts, pod, proxies, storage, surr
 from fastproxy.operator.manifest import Manifest
 
 CONTAINER = "vmcp"
+_UNAUTHENTICATED = {"source": "inline", "default": {"type": "unauthenticated"}}
+
+
+def list_incoming(spec: crd.VirtualMCPServerSpec) -> list[tuple[str, Any]]:
+    """Where it is said who may call, and what."""
+    places = (
+        ("spec.incomingAuth", spec.incoming_auth),
+        ("spec.config.incomingAuth", (spec.config or {}).get("incomingAuth")),
+    )
+    return [(path, auth) for path, auth in places if auth is not None]
+
+
+def is_open(auth: Any) -> bool:
+    """Whether anyone may call anything."""
+    return (
+        isinstance(auth, dict)
+        and auth.get("type", "anonymous") == "anonymous"
+        and not (auth.get("authzConfig") or auth.get("authz"))
+    )
 
 
 def render(resource: crd.Resource, around: surroundings.Surroundings) -> list[Manifest]:
@@ -50,7 +69,7 @@ def configure(
         "groupRef": surroundings.find_group(spec),
         "backends": members + own,
         "incomingAuth": {"type": "anonymous"},
-        "outgoingAuth": {"source": "inline", "default": {"type": "unauthenticated"}},
+        "outgoingAuth": config.get("outgoingAuth") or _UNAUTHENTICATED,
         "aggregation": aggregation,
     }
 

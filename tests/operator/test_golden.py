@@ -18,6 +18,9 @@ import jsonschema
 import pytest
 import yaml
 
+from fastproxy.config import load, vmcp_load
+from fastproxy.operator import storage
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.yaml") if not path.stem.endswith(".rendered"))
 IMAGE = "example.com/fastproxy:1"
@@ -84,6 +87,40 @@ def test_each_object_is_one_that_an_api_server_knows_down_to_the_last_field(name
         jsonschema.Draft202012Validator({"$ref": f"#/definitions/{known[0]}", "definitions": definitions}).validate(
             each
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_proxy_would_accept_its_arguments_its_environment_and_its_file(name: str, tmp_path: pathlib.Path) -> None:
+    workloads = [each for each in objects(name) if each["kind"] in ("Deployment", "StatefulSet")]
+    for pod in (each["spec"]["template"]["spec"] for each in workloads):
+        for container in pod["containers"]:
+            if (container.get("args") or [""])[0] not in ("serve", "vmcp"):
+                continue
+            config = next(each["configMap"]["name"] for each in pod["volumes"] if each["name"] == "config")
+            file = tmp_path / f"{config}.yaml"
+            file.write_text(find(name, "ConfigMap", config)["data"]["fastproxy.yaml"])
+            given = read_flags(container["args"][1:]) | {"config": str(file)}
+            # Certificates are looked at where they are; here they are not.
+            variables = {each["name"]: each.get("value", "secret") for each in container["env"]}
+            environ = {key: value for key, value in variables.items() if not value.startswith(storage.CERTIFICATES)}
+            if container["args"][0] == "serve":
+                assert load.load(given, environ).warnings == ()
+            else:
+                assert vmcp_load.load(given, environ, lambda _definitions: ((), ())).warnings == ()
+
+
+def read_flags(words: list[str]) -> dict[str, object]:
+    """As the command line hands them on."""
+    given: dict[str, object] = {}
+    while words:
+        name, *words = words
+        if name == "--":
+            return given | {"command": tuple(words)}
+        if not words or words[0].startswith("--"):
+            given[name[2:].replace("-", "_")] = True
+        else:
+            given[name[2:].replace("-", "_")], *words = words
+    return given
 
 
 def test_a_pod_is_pinned_by_the_headless_service_that_its_stateful_set_names() -> None:
@@ -201,6 +238,28 @@ spec: {image: a}
         "spec.podTemplateSpec",
         "spec.oidcConfigRef",
     ]
+
+
+def test_a_vmcp_is_held_where_its_configuration_is_wrong_or_its_protection_would_be_lost() -> None:
+    text = """
+kind: VirtualMCPServer
+apiVersion: toolhive.stacklok.dev/v1beta1
+metadata: {name: all}
+spec:
+  groupRef: {name: g}
+  incomingAuth: {type: oidc, oidcConfigRef: {name: corporate}}
+  config:
+    aggregation: {conflictResolution: luck}
+    operational: {timeouts: {default: soon}}
+    composite: []
+    incomingAuth: {type: anonymous, authz: {type: cedar}}
+"""
+    words = run("render", "-", text=text, code=1).stderr
+    assert "spec.config: aggregation.conflictResolution: expected prefix, priority or manual" in words
+    assert "spec.config: operational.timeouts.default: expected a duration" in words
+    assert "spec.config: composite: unknown" in words
+    assert "spec.incomingAuth: expected none: fastproxy does not enforce it" in words
+    assert "spec.config.incomingAuth: expected none" in words
 
 
 def test_what_is_accepted_and_not_acted_on_is_named_and_not_dropped_silently() -> None:

@@ -1,7 +1,7 @@
 """Sidecars: the command on a file, and the webhook at the door of a real API server.
 
 Real: the program, its TLS listener, and (with a control plane) the API server's own admission call. Not covered: that
-the containers run together; what the sidecar is told is what `serve` reads, and that is tried here. """
+the containers run together; what the sidecar is told is what `serve` reads, and that is tried here."""
 
 import base64
 import json
