@@ -23,10 +23,6 @@ DirectRun = Callable[[str], conformance.Run]
 
 _JSON = "an answer without messages before it is JSON here, a stream there; the suite checks this of streams only"
 _REPLAY = "streams of vMCP carry no event ids: it keeps no answers, and promises no resumption"
-_FLASH = (
-    "the server adds an item and takes it away again at once: vMCP looks at the list and sees none, or one that is as "
-    "before, and tells clients of what is another list, not of every hint"
-)
 
 # Wire, scenario, check: why it differs from the server's own answer.
 REASONS: dict[tuple[str, str, str], str] = {
@@ -34,11 +30,6 @@ REASONS: dict[tuple[str, str, str], str] = {
     ("2025-11-25", "server-server-sse-polling", "server-sse-priming-event"): _REPLAY,
     ("2025-11-25", "server-server-sse-polling", "server-sse-retry-field"): _REPLAY,
     ("2025-11-25", "server-server-sse-polling", "server-sse-disconnect-resume"): _REPLAY,
-}
-# The same, for what depends on when vMCP looks: these may differ.
-SOMETIMES: dict[tuple[str, str, str], str] = {
-    ("2026-07-28", "server-server-stateless", f"sep-2575-server-sends-{kind}-list-changed-on-subscription"): _FLASH
-    for kind in ("tools", "prompts")
 }
 
 
@@ -80,7 +71,7 @@ def assert_same(direct: conformance.Run, proxied: conformance.Run) -> None:
         (proxied.wire, difference.key.scenario, difference.key.check): difference
         for difference in conformance.compare(direct, proxied)
     }
-    unexplained = [difference for key, difference in found.items() if key not in REASONS | SOMETIMES]
+    unexplained = [difference for key, difference in found.items() if key not in REASONS]
     assert not unexplained, conformance.report(unexplained)
     assert not {key for key in REASONS if key[0] == proxied.wire} - set(found), "these reasons are no longer needed"
 
