@@ -14,7 +14,7 @@ Live sessions are never evicted: beyond the bound `create` raises StoreFull.
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import msgspec
 
@@ -270,24 +270,19 @@ class Shelf(Generic[Record]):
         raise NotImplementedError
 
 
-class FormShelf(Shelf[Record]):
-    """Each record as its bytes."""
-
-    def __init__(self, form: store.Form[Record], *, ttl_seconds: float, sessions_max: int) -> None:
-        super().__init__(ttl_seconds=ttl_seconds, sessions_max=sessions_max)
-        self._form = form
+class WholeShelf(Shelf[Record]):
+    """Each record as it is: frozen, and often the very object that its user holds as well."""
 
     def _pack(self, session: Record, now: float) -> Held:
-        return _Written(session.generation, self._expires_at(now), session.session_id, self._form.encode(session))
+        return _Whole(session.generation, self._expires_at(now), session)
 
     def _unpack(self, held: Held) -> Record:
-        assert isinstance(held, _Written)
-        return self._form.decode(held.data, key=record.store_key(held.session_id))
+        assert isinstance(held, _Whole)
+        return cast(Record, held.session)
 
 
-class _Written(Held, gc=False):
-    session_id: str
-    data: bytes
+class _Whole(Held, gc=False):
+    session: object
 
 
 def _parse_cursor(cursor: str | None) -> tuple[int, str]:

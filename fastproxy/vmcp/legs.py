@@ -11,6 +11,7 @@ record keeps the first that is written, and the loser's is ended at the backend,
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -135,7 +136,10 @@ class Legs:
         )
         bound = backend.transport != "streamable-http"
         return record.Leg(
-            backend.id, opened.session_id, opened.protocol_version, self._replica if bound else msgspec.UNSET
+            backend.id,
+            opened.session_id,
+            sys.intern(opened.protocol_version),
+            self._replica if bound else msgspec.UNSET,
         )
 
     async def _take_up(

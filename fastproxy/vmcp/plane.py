@@ -84,12 +84,16 @@ class Plane:
             start_task=self.tasks.start,
         )
         kept, carrier = make_store(front, observe)
+        alone = front.store.kind == "memory"
         self.sessions = sessions.Sessions(
-            kept, ttl_seconds=front.session_ttl, sessions_max=front.cache_sessions, start_task=self.tasks.start
+            kept,
+            ttl_seconds=front.session_ttl,
+            sessions_max=front.cache_sessions,
+            alone=alone,
+            start_task=self.tasks.start,
         )
         self.bus = bus.Bus(carrier, start_task=self.tasks.start)
         # A client takes its cursor to any replica: all of a group have the key.
-        alone = front.store.kind == "memory"
         secret = secrets.token_hex() if alone else front.store.password or ""
         self._seal = paging.Seal(paging.derive_key(front.key_prefix, secret))
         self._version = 0
@@ -339,7 +343,7 @@ def make_store(
     form = record.Form()
     url = front.store
     if url.kind == "memory":
-        held = shelf.FormShelf(form, ttl_seconds=front.session_ttl, sessions_max=front.max_sessions)
+        held = shelf.WholeShelf[record.VmcpRecord](ttl_seconds=front.session_ttl, sessions_max=front.max_sessions)
         return held, held
     # redis-py is 10 MiB and 80 ms, which `memory:` need not pay for
     client: Any = importlib.import_module("fastproxy.session.redis_client")

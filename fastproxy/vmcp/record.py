@@ -10,6 +10,7 @@ session/record.py, whose promises hold here too.
 """
 
 import re
+import sys
 
 import msgspec
 
@@ -99,8 +100,14 @@ class Form:
             session,
             client_info=msgspec.Raw(bytes(session.client_info)),
             client_capabilities=msgspec.Raw(bytes(session.client_capabilities)),
+            backends=tuple(map(_shared, session.backends)),
             unknown=unknown or msgspec.UNSET,
         )
+
+
+def _shared(leg: Leg) -> Leg:
+    """The same, with what many legs have in common only once in memory."""
+    return Leg(sys.intern(leg.backend_id), leg.backend_session_id, sys.intern(leg.protocol_version), leg.replica)
 
 
 def _check(session: VmcpRecord, key: str) -> None:

@@ -88,9 +88,11 @@ class Sessions:
         *,
         ttl_seconds: float,
         sessions_max: int,
+        alone: bool,
         start_task: StartTask,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`alone`: nobody else writes to this store."""
         self.store = kept
         self.ttl_seconds = max(1, math.ceil(ttl_seconds))
         self.touch_seconds = ttl_seconds / 10
@@ -100,6 +102,7 @@ class Sessions:
         self.lookups = {"cache": 0, "store": 0, "missing": 0, "error": 0}
         self.created_total = 0
         self.evicted_total = 0
+        self._alone = alone
         self._start_task = start_task
         self._clock = clock
         self._held: dict[str, Session] = {}  # by store key; the last used at the end
@@ -108,6 +111,7 @@ class Sessions:
         self._touched: set[str] = set()
         self._touching = False
         self._saving = False
+        self._unverified: dict[str, tuple[Session, int]] = {}
         kept.watch(self._heard, self._lost_track)
 
     def __len__(self) -> int:
@@ -166,7 +170,7 @@ class Sessions:
             if written:
                 if session.record.generation <= changed.generation:
                     session.record = changed
-                self._start_task(self._verify(session, changed.generation), name="verify a session")
+                self._verify_soon(session)
                 return True
             if found is None or found.session.session_id != session.session_id:
                 self._drop(session)
@@ -298,18 +302,27 @@ class Sessions:
             del self._held[key]
         self.on_ended(session)
 
-    async def _verify(self, session: Session, generation: int) -> None:
+    def _verify_soon(self, session: Session) -> None:
         """A store may tell of our update and of an end right behind it as of one change, which passes for ours alone
         (redis_watch.Echoes). So it is asked once more, when nothing passes for ours any longer."""
+        if self._alone:
+            return
+        if not self._unverified:
+            self._start_task(self._verify(), name="verify sessions")
+        self._unverified[session.session_id] = (session, session.record.generation)
+
+    async def _verify(self) -> None:
         await asyncio.sleep(VERIFY_SECONDS)
-        if session.record.generation != generation or session.stale:
-            return
-        try:
-            found = await self.store.load(session.session_id)
-        except errors.StoreError:
-            return
-        if found is None or found.generation != generation:
-            self._heard(plain.store_key(session.session_id))
+        unverified, self._unverified = self._unverified, {}
+        for session, generation in unverified.values():
+            if session.record.generation != generation or session.stale:
+                continue
+            try:
+                found = await self.store.load(session.session_id)
+            except errors.StoreError:
+                return  # what is heard has a gap then, and all is stale
+            if found is None or found.generation != generation:
+                self._heard(plain.store_key(session.session_id))
 
     # ---- what others do
 

@@ -49,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 PATH = "/mcp"
 HOSTS_MAX = 64  # remembered as welcome
-_VERSIONS = [name for name, row in revision.REVISIONS.items() if row.sessions]
+SAID_MAX = 1000  # different things that clients say of themselves
+_VERSIONS = {name: name for name, row in revision.REVISIONS.items() if row.sessions}
 _NEWEST = max(_VERSIONS)
 _MODERN_MARK = b'"io.modelcontextprotocol/protocolVersion"'
 
@@ -93,6 +94,7 @@ class Story:
         self._start_task = start_task
         self.refusals: dict[str, int] = {}
         self._hosts: set[bytes] = set()
+        self._said: dict[bytes, msgspec.Raw] = {}
         fleet.on(words.StreamOpened, self._stream_opened)
         fleet.on(words.Cancelled, lambda word: hub.cancel(word.session_id, word.request_id))
 
@@ -266,12 +268,12 @@ class Story:
             exchange.answer(200, [voices.JSON], text)
             return
         now = plain.timestamp(time.time())
-        version = asked.protocolVersion if asked.protocolVersion in _VERSIONS else _NEWEST
+        version = _VERSIONS.get(asked.protocolVersion, _NEWEST)
         new = record.VmcpRecord(
             session_id=str(uuid.uuid4()),
             protocol_version=version,
-            client_info=msgspec.Raw(bytes(asked.clientInfo)),
-            client_capabilities=msgspec.Raw(bytes(asked.capabilities)),
+            client_info=self._share(asked.clientInfo),
+            client_capabilities=self._share(asked.capabilities),
             created_at=now,
             updated_at=now,
             secret=secrets.token_urlsafe(16),
@@ -288,6 +290,13 @@ class Story:
             result["instructions"] = known.instructions
         text = messages.result(bytes(message.id), msgspec.json.encode(result))
         exchange.answer(200, [voices.JSON, (b"Mcp-Session-Id", new.session_id.encode("ascii"))], text)
+
+    def _share(self, said: msgspec.Raw) -> msgspec.Raw:
+        """What most clients say alike lies in memory once."""
+        text = bytes(said)
+        if text not in self._said and len(self._said) < SAID_MAX:
+            self._said[text] = msgspec.Raw(text)
+        return self._said.get(text) or msgspec.Raw(text)
 
     async def end_session(self, session: record.VmcpRecord) -> None:
         """Everywhere: the record at once, the legs when their backends hear of it."""

@@ -5,7 +5,6 @@ Real: everything; each is a process of its own. Which process a request meets is
 Not here: what is aggregated and how it is called (test_catalog), one backend at a time (test_real_backends).
 """
 
-import time
 from collections.abc import Iterator
 
 import pytest
