@@ -77,6 +77,7 @@ class Supply:
         self._starting = 0
         self._spares: list[process.Process] = []
         self._missing = asyncio.Event()
+        self._lost_after: float | None = None  # for how long a spare had lived that has ended just now
         self._closing = False
 
     @property
@@ -90,30 +91,35 @@ class Supply:
         return len(self._spares)
 
     async def run(self) -> None:
-        """Keep the spares; for ever."""
+        """Keep the spares; for ever. One that ends by itself is replaced after a wait, which grows."""
         back_off = BackOff()
-        loop = asyncio.get_running_loop()
         while self._spares_wanted:
             self._missing.clear()
             while len(self._spares) < self._spares_wanted and self._has_room():
-                began = loop.time()
+                if self._lost_after is not None:
+                    lived, self._lost_after = self._lost_after, None
+                    await asyncio.sleep(back_off.seconds(lived))
+                    continue
                 try:
-                    spare = await self._start()
+                    self._keep(await self._start())
                 except (spawner.NotStarted, process.Ended) as error:
                     logger.warning("a spare could not be started: reason=%s", error)
-                else:
-                    self._spares.append(spare)
-                    spare.on_end = lambda spare=spare: self._spare_ended(spare)  # type: ignore[misc]  # bound now
-                    if not self._missing.is_set():
-                        continue
-                await asyncio.sleep(back_off.seconds(loop.time() - began))
+                    self._lost_after = 0.0
             await self._missing.wait()
 
-    def _spare_ended(self, spare: process.Process) -> None:
-        if spare in self._spares:
-            self._spares.remove(spare)
-            logger.warning("a spare has ended: reason=%s", spare.explain())
-        self._missing.set()
+    def _keep(self, spare: process.Process) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def ended() -> None:
+            if spare in self._spares:
+                self._spares.remove(spare)
+                self._lost_after = loop.time() - began
+                logger.warning("a spare has ended: reason=%s", spare.explain())
+            self._missing.set()
+
+        spare.on_end = ended
+        self._spares.append(spare)
 
     def _has_room(self) -> bool:
         return len(self._running) + self._starting < self._processes_max and not self._closing

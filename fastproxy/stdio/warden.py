@@ -20,9 +20,12 @@ import select
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 MESSAGE_BYTES_MAX = 1 << 20  # a command with its environment is some KiB
+KILL_SECONDS = 2.0  # what SIGKILL does not end hangs in the kernel
 END_SECONDS = 0.5  # for servers to see the end of their input, once the proxy is gone
 MARK = "FASTPROXY_STDIO_PROCESS"  # in a server's environment: whose its orphans are
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -102,6 +105,7 @@ class Warden:
         _kill(os.killpg, pid, which)
 
     def _reap(self) -> None:
+        """Whoever has ended."""
         ended = False
         while True:
             try:
@@ -129,15 +133,22 @@ class Warden:
 
     def _end_all(self) -> None:
         """The end of the proxy was the end of every server's input; those that do not mind it are killed."""
-        waited = 0.0
-        while self._pids and waited < END_SECONDS:
-            select.select([self._woken], [], [], 0.05)
-            waited += 0.05
-            self._reap()
+        self._await(lambda: self._pids, END_SECONDS)
         for number in list(self._pids):
             self._signal(number, signal.SIGKILL)
-        self._pids.clear()
-        self._end_orphans()
+        for pid in _children(os.getpid()):  # what has left its server's group, or outlived it
+            _kill(os.kill, pid, signal.SIGKILL)
+        # Until they are reaped: else they would be zombies of whoever inherits them.
+        self._await(lambda: _children(os.getpid()), KILL_SECONDS)
+
+    def _await(self, left: Callable[[], Collection[int]], seconds_max: float) -> None:
+        deadline = time.monotonic() + seconds_max
+        self._reap()
+        while left() and time.monotonic() < deadline:
+            ready, _, _ = select.select([self._woken], [], [], 0.05)
+            if ready:
+                os.read(self._woken, 4096)
+            self._reap()
 
 
 def start(argv: list[str], cwd: str | None, environment: dict[str, str], descriptors: list[int]) -> int:
