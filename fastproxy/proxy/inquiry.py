@@ -12,6 +12,7 @@ from fastproxy.mcp import envelope, reply
 from fastproxy.proxy import admission, dialer
 from fastproxy.routing import backends
 
+BEGINNING_BYTES = 1024  # of a body too long to be kept: its id is there, or behind all of it
 PEEK_BYTES_MAX = 65536  # interface §3.1: an `initialize` is looked for in bodies up to 64 KiB
 
 Exchange = core.Exchange
@@ -38,6 +39,7 @@ class Inquiry:
         self._on_failure = on_failure
         self._on_loss = on_loss
         self._endpoint_of = endpoint_of
+        self._beginnings: dict[Exchange, bytes] = {}  # of long bodies that are on their way
         self.set_bounds(replay_bytes_max=replay_bytes_max, response_seconds=response_seconds)
 
     def set_bounds(self, *, replay_bytes_max: int, response_seconds: float) -> None:
@@ -59,6 +61,8 @@ class Inquiry:
         full = counts and self._bounds.is_full(replica.index) and await self._is_request(exchange)
         if full and self._bounds.is_full(replica.index):  # its body may have been awaited
             raise reply.backend_overloaded()
+        if self._is_long(exchange) and exchange not in self._beginnings:
+            self._beginnings[exchange] = (await exchange.peek(BEGINNING_BYTES))[0][:BEGINNING_BYTES]
         again = False
         while True:
             upstream = await self._connect(endpoint, replica, fresh=again, counts=counts)
@@ -130,18 +134,32 @@ class Inquiry:
         return asked is None or asked.is_request
 
     async def envelope(self, exchange: Exchange) -> envelope.Envelope | None:
-        """The envelope of the request's message; None when it is none, or can't be had without harm."""
+        """The envelope of the request's message; None when it is none, or can't be had without harm. Of a message that
+        is too long to be kept it is what the beginning tells."""
+        beginning = self._beginnings.get(exchange)
+        if beginning is not None:
+            return envelope.read_beginning(beginning)
         body, whole = exchange.body
+        if not whole and exchange.has_body and not exchange.awaits_continue and exchange.may_repeat:
+            is_long = (exchange.body_length or 0) > self._envelope_bytes_max
+            body, whole = await exchange.peek(BEGINNING_BYTES if is_long else self._envelope_bytes_max)
+        if not body:
+            return None
+        return envelope.read(body) if whole else envelope.read_beginning(body)
+
+    def _is_long(self, exchange: Exchange) -> bool:
+        """Will its body be gone when something goes wrong?"""
         length = exchange.body_length
-        if (
-            not whole
-            and exchange.has_body
+        return (
+            exchange.has_body
+            and (length is None or length > self._envelope_bytes_max)
             and not exchange.awaits_continue
             and exchange.may_repeat
-            and (length is None or length <= self._envelope_bytes_max)
-        ):
-            body, whole = await exchange.peek(self._envelope_bytes_max)
-        return envelope.read(body) if whole and body else None
+        )
+
+    def forget(self, exchange: Exchange) -> None:
+        """Its answer has begun, or it has been refused."""
+        self._beginnings.pop(exchange, None)
 
     def lose(self, index: int, lost: core.UpstreamLost) -> reply.Refusal:
         """A replica has not answered: it is remembered against it; what the client is told."""

@@ -118,6 +118,8 @@ class Story:
         except Exception:
             logger.exception("fault in an exchange")
             exchange.abort("fault")
+        finally:
+            self._inquiry.forget(exchange)
 
     async def _refuse(self, exchange: Exchange, refusal: reply.Refusal) -> None:
         asked = await self._inquiry.envelope(exchange)

@@ -44,7 +44,7 @@ def test_a_body_that_was_not_kept_is_lost_but_the_session_is_not(fleet: Fleet, s
     body = fleets.message("tools/call", 1, text="x" * (size_bytes - bare))
     fleet.replica_of(session).forget()
     answer = fleet.post(0, body, session)
-    assert answer.json()["error"]["code"] == -32603
+    assert (answer.status, answer.json()["id"], answer.json()["error"]["code"]) == (200, 1, -32603)
     assert answer.json()["error"]["data"] == {"reason": "backend_lost", "may_have_run": True}
     assert len(fleet.got("POST", "initialize")) == 2
     assert fleet.count(0, session) == 1
@@ -58,6 +58,28 @@ def test_a_large_body_for_a_replica_that_died_is_sent_to_the_new_one(fleet: Flee
     home.kill()
     assert fleets.result_of(fleet.post(1, body, session))["count"] == 1
     assert [call.body == body for call in fleet.other(home).got("POST", "tools/call")] == [True]
+
+
+def test_a_large_request_is_refused_in_band_when_its_id_comes_first(fleet: Fleet) -> None:
+    """As the Python SDK 2.x writes it. Behind the params, as TypeScript's has it, the id is known to nobody by then."""
+    session = fleet.open_confirmed()
+    for replica in fleet.replicas:
+        replica.kill()
+    params = {"name": "put", "arguments": {"file": "x" * 300_000}}
+    first = {"jsonrpc": "2.0", "id": "a-1", "method": "tools/call", "params": params}
+    last = {"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": "a-1"}
+    for said, status, number in ((first, 200, "a-1"), (last, 502, None)):
+        answer = fleet.post(0, json.dumps(said).encode(), session)
+        assert (answer.status, answer.json().get("id")) == (status, number)
+        assert answer.json()["error"]["data"] == {"reason": "backend_unreachable"}
+    chunks = b"".join(
+        actors_message.format_chunk(piece) for piece in (json.dumps(first).encode()[:9], json.dumps(first).encode()[9:])
+    )
+    with fleet.client() as client:
+        fields = {**fleets.ACCEPT, "Mcp-Session-Id": session, "Transfer-Encoding": "chunked"}
+        client.send(actors_message.format_request("POST", "/mcp", client.authority, fields) + chunks + b"0\r\n\r\n")
+        answer = client.response()
+        assert (answer.status, answer.json()["id"]) == (200, "a-1")
 
 
 def test_when_no_replica_takes_the_session_the_answer_says_so_and_the_session_stays(fleet: Fleet) -> None:
