@@ -250,6 +250,8 @@ class RedisRecords(Generic[Record]):
         self._probes_briefly = True
         try:
             async with asyncio.timeout(seconds_max):
+                if not self.available:
+                    await self._connected.renew()
                 await self._write_probe()
         except redis_client.FAULTS as error:
             if redis_client.is_away(error):

@@ -91,6 +91,16 @@ class Connected(msgspec.Struct):
     client: Client
     sentinel: redis.asyncio.sentinel.Sentinel | None = None
 
+    async def renew(self) -> None:
+        """Let go of what is not in use, and look again who is master of what. A machine that hangs, or that has gone
+        without a word, leaves connections and a map on which every operation would cost a deadline."""
+        if not isinstance(self.client, redis.asyncio.RedisCluster):
+            await self.client.connection_pool.disconnect(inuse_connections=False)
+            return
+        for node in self.client.get_nodes():
+            await node.disconnect_free_connections()
+        await self.client.nodes_manager.initialize()
+
     async def close(self) -> None:
         await self.client.aclose()
         if self.sentinel is not None:
