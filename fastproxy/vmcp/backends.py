@@ -315,8 +315,6 @@ class Backends:
 
     def _judged(self, backend: Backend, known: health.Health) -> None:
         before, backend.health = backend.health, known
-        if known.failures == 0:
-            backend.note_success()
         if before.hides != known.hides and backend.offers is not None:
             self._tell(backend)
 

@@ -4,7 +4,8 @@
                                     ^-------------------------- it fails ------------'
 
 It acts on live traffic: calls count, and calls are refused while it is open, at once and without a connection. Answers
-of any kind count as success, errors of a tool too; what counts as failure is that no answer came.
+of any kind count as success, errors of a tool too; what counts as failure is that no answer came. Probes do not count:
+a backend may answer pings and hang on every call.
 """
 
 import msgspec

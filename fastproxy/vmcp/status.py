@@ -50,10 +50,10 @@ def report(known: Iterable[backends.Backend], now: float) -> dict[str, object]:
 
 
 def shortcomings(known: Iterable[backends.Backend], group: vmcp_schema.Group) -> list[str]:
-    """Why /readyz is 503 under `partialFailureMode: fail`: one reason per backend that is missing. None otherwise."""
+    """The backends that are missing, for which /readyz is 503 under `partialFailureMode: fail`; none otherwise."""
     if not group.operational.partial_failure_fails:
         return []
-    return [f"backend_missing: {backend.id}" for backend in known if backend.shown is None or not backend.usable]
+    return [backend.id for backend in known if backend.shown is None or not backend.usable]
 
 
 def _row(backend: backends.Backend, now: float) -> dict[str, object]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
@@ -94,10 +95,18 @@ class Call:
 class Speaker:
     """One server. `eras`: which it speaks."""
 
-    def __init__(self, *, tools: list[Any] | None = None, eras: tuple[str, ...] = ("legacy",), port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        tools: list[Any] | None = None,
+        eras: tuple[str, ...] = ("legacy",),
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.tools = [tool("hello")] if tools is None else tools
         self.eras = eras
         self.port = port
+        self.tls = tls
         self.capabilities: dict[str, Any] = {"tools": {"listChanged": True}}
         self.heard: list[Call] = []
         self.streams: list[Call] = []
@@ -111,7 +120,7 @@ class Speaker:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/mcp"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/mcp"
 
     def on(self, method: str, act: Act) -> None:
         """Do this about a method (or GET, DELETE) from now on."""
@@ -125,7 +134,7 @@ class Speaker:
             await stream.event({"jsonrpc": "2.0", **message})
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
