@@ -123,7 +123,7 @@ async def kill_master(stage: Stage) -> Span:
     done = stage.strike()
     await asyncio.to_thread(stage.store.await_writable)
     servable = time.monotonic()
-    await asyncio.sleep(SOON_SECONDS)
+    await asyncio.sleep(AWAY_SECONDS)  # nobody is helped by its return
     await asyncio.to_thread(victim.start)
     await asyncio.to_thread(stage.store.await_whole)
     return Span(begin, done, servable)
@@ -137,7 +137,7 @@ async def freeze_master(stage: Stage) -> Span:
     done = stage.strike()
     await asyncio.to_thread(stage.store.await_writable)
     servable = time.monotonic()
-    await asyncio.sleep(SOON_SECONDS)
+    await asyncio.sleep(AWAY_SECONDS)  # nobody is helped by its return
     victim.thaw()
     await asyncio.to_thread(stage.store.await_whole)
     return Span(begin, done, servable)

@@ -1,10 +1,15 @@
-"""The judge of `make chaos`: a promise that is broken is seen, whichever it is. Pure: calls are made up here."""
+"""The judge of `make chaos`: a promise that is broken is seen, whichever it is. Pure: calls are made up here.
+
+The table in the README is the one of the results that lie in bench/results, whole.
+"""
 
 import random
 import typing
 
+import msgspec
 import pytest
 
+from tests import tree
 from tests.chaos import clients, deeds, faults, report
 
 SPAN = deeds.Span(begin=10.0, done=10.1, servable=10.1)
@@ -106,3 +111,20 @@ def test_every_fault_of_a_store_has_a_name_of_its_own_and_says_what_those_concer
         assert len(names) == len(set(names))
     for fault in FAULTS:
         assert fault.concerns or not (fault.tells or fault.forgets or fault.waits or fault.loses), fault.name
+
+
+def test_the_table_of_the_readme_is_that_of_the_results_and_nothing_is_missing() -> None:
+    written = (tree.ROOT / "bench/results/chaos.json").read_bytes()
+    result = msgspec.json.decode(written, type=report.Result)
+    page = (tree.ROOT / "README.md").read_text()
+    assert report.put_in(page, result) == page, "run `make chaos`"
+    ran = [(outcome.store, outcome.fault) for outcome in result.outcomes]
+    assert ran == [(setting.title, fault.name) for setting in faults.SETTINGS for fault in setting.faults]
+    assert result.left_out == {}
+
+
+def test_a_page_without_the_marks_is_not_written_to() -> None:
+    result = msgspec.json.decode((tree.ROOT / "bench/results/chaos.json").read_bytes(), type=report.Result)
+    for page in ("# a page\n", report.TABLE_BEGINS, report.TABLE_ENDS + report.TABLE_BEGINS):
+        with pytest.raises(ValueError, match="made by"):
+            report.put_in(page, result)
