@@ -250,6 +250,9 @@ class Plane:
         for line in self.catalog.left_out:
             if line not in before.left_out:
                 logger.warning("left out: %s", line)
+        for line in self.catalog.doubts:
+            if line not in before.doubts:
+                logger.warning("configuration: %s", line)
         changed = self.catalog.changes(before)
         told = changed.union(*(backend.take_said() for backend in self.group if backend.shown is not None))
         if changed:
