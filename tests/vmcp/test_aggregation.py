@@ -85,7 +85,7 @@ def test_prefix_with_filters_overrides_headers_and_everything_beside_tools(
     rules = [
         {
             "workload": "new",
-            "filter": ["whoami", "echo"],
+            "filter": ["whoami", "echo", "nothing"],
             "overrides": {"whoami": {"name": "who", "description": "Who?"}},
         },
         {"workload": "old", "overrides": {"counter": {"annotations": {"title": "Counts", "readOnlyHint": False}}}},
