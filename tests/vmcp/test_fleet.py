@@ -90,13 +90,11 @@ def test_what_belongs_to_no_call_comes_on_the_clients_stream(place: fleet.Place,
 
 
 def test_the_newest_stream_of_a_session_wins_on_whichever_process(place: fleet.Place) -> None:
-    with place.client("mcp2") as client:
-        session_id = client.session_id
-        assert session_id is not None
-        older, newer = (raw.stream(member.origin, session_id) for member in place.members[:2])
-        with older as first, newer as second:
-            assert first.read_to_end(seconds_max=5.0) is not None
-            assert second.is_open()
+    session_id = raw.initialize(place.members[0].origin)
+    older, newer = (raw.stream(member.origin, session_id) for member in place.members[:2])
+    with older as first, newer as second:
+        assert first.read_to_end(seconds_max=5.0) is not None
+        assert second.is_open()
 
 
 def test_a_call_that_its_client_cancels_is_cancelled_at_the_backend(place: fleet.Place) -> None:
@@ -104,16 +102,17 @@ def test_a_call_that_its_client_cancels_is_cancelled_at_the_backend(place: fleet
     tool = place.name("mcp2-sse", "slow")
     with place.client("mcp2") as client:
         client.call(place.name("mcp2-sse", "counter"))
+        before = calls_at(place, "mcp2sse")
         under_way = [client.begin_call(tool, seconds=60) for _ in range(3)]
-        fleet.await_that(lambda: calls_at(place, "mcp2sse") >= 3, "the calls are there")
+        fleet.await_that(lambda: calls_at(place, "mcp2sse") >= before + 3, "the calls are there")
         for pending in under_way:
             client.abandon(pending)
-        fleet.await_that(lambda: calls_at(place, "mcp2sse") == 0, "no call is left")
+        fleet.await_that(lambda: calls_at(place, "mcp2sse") <= before, "no call is left")
         assert client.call(place.name("mcp2-sse", "counter")).text == "2"
 
 
 def calls_at(place: fleet.Place, backend: str) -> int:
-    """Calls that are under way at a backend, beside streams."""
+    """Posts that are under way at a backend, what processes listen to by themselves among them."""
     return sum(row["calls"] for member in place.members for row in member.backends() if row["name"] == backend)
 
 
