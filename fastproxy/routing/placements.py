@@ -8,9 +8,10 @@ to others and are counted there. Nobody's clock is compared with anybody else's:
 our own is of a proxy that is gone.
 
 News are old, and all proxies would fill the replica that was emptiest then. So what we have opened since is taken to
-have been opened by the others too: since the last hearing, and half of what we opened between the one before and that, for
-a line that is heard was written at any time in between. How many of theirs come to one of ours is what their news have shown lately; while there is nothing
-to be seen, each is taken to open as many as we do, since a burst that begins is everybody's.
+have been opened by the others too: since the last hearing, and half of what we opened between the one before and that,
+for a line that is heard was written at any time in between. How many of theirs come to one of ours is what their news
+have shown lately; while there is nothing to be seen, each is taken to open as many as we do, since a burst that begins
+is everybody's.
 """
 
 import zlib
