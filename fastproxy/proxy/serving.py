@@ -71,6 +71,7 @@ class Process(Generic[Plane]):
         self._pages = pages
         plane.reactor.handler = self
         plane.drain = self.drain
+        self.wind_down: Callable[[], None] = lambda: None  # of a drain: nothing new comes any more
         self.agree: Callable[[bool], bool] = bool  # of a drain: may streams be cut, as only they are left here?
         self._access = access.AccessLog()
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -165,6 +166,7 @@ class Process(Generic[Plane]):
     async def _drain(self, delay: float) -> None:
         await asyncio.sleep(delay)
         self.plane.reactor.stop_accepting()
+        self.wind_down()
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.drain_timeout
         while loop.time() < end:

@@ -214,7 +214,7 @@ class Legacy:
         return await self._ask(asked, backend, params=messages.write(params))
 
     async def _ask(self, asked: Asked, backend: backends.Backend, *, params: bytes | None = None) -> bytes:
-        asked.call.backend_id = backend.id
+        asked.call.goes_to(backend.id, backend.endpoint)
         return await self._calls.ask(
             asked.session,
             backend,

@@ -232,7 +232,7 @@ class Modern:
         return await self._ask(asked, backend, messages.write(params))
 
     async def _ask(self, asked: _Asked, backend: backends.Backend, params: bytes) -> bytes:
-        asked.call.backend_id = backend.id
+        asked.call.goes_to(backend.id, backend.endpoint)
         if not backend.admit():
             raise calls.Unavailable(backend.id, "its last calls got no answer; it is left alone for a while")
         try:

@@ -33,6 +33,7 @@ class Server(serving.Process[plane.Plane]):
         built = plane.Plane(config, self.metrics.observe_store)
         self.metrics.attach(built)
         super().__init__(config.front, built, admin.Admin(built, self.metrics))
+        self.wind_down = built.subscriptions.close  # with a result: their clients open them anew elsewhere
 
     async def run(self) -> int:
         """Until the end; the exit code."""

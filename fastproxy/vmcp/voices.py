@@ -68,6 +68,12 @@ class Call:
         self.elsewhere: Callable[[bytes], None] | None = None
         self.task: asyncio.Task[None] | None = None
 
+    def goes_to(self, backend_id: str, endpoint: core.Endpoint | None) -> None:
+        """Who is asked; metrics name it."""
+        self.backend_id = backend_id
+        if self.exchange is not None and endpoint is not None:
+            self.exchange.charge(endpoint)
+
     def say(self, message: bytes) -> bool:
         """Before the answer."""
         if self.elsewhere is not None:
