@@ -8,7 +8,7 @@ models would drop what they do not know.
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx2
@@ -97,6 +97,7 @@ class Kube:
     def __init__(self, client: lightkube.AsyncClient) -> None:
         self._client = client
         self._resources = {api.kind: _declare(api) for api in BY_KIND.values()}
+        self._listing = asyncio.Lock()
 
     async def close(self) -> None:
         await self._client._client.close()  # type: ignore[no-untyped-call] # lightkube has no public way
@@ -172,17 +173,20 @@ class Kube:
             if refused.code != 409:
                 raise
 
-    async def list(self, api: Api, namespace: str, labels: Labels) -> tuple[str, list[Manifest]]:
-        """All there are, and the version that a watch goes on from."""
-        found = []
+    async def list(self, api: Api, namespace: str, labels: Labels, note: Callable[[Manifest], None]) -> str:
+        """Each object there is, handed on as it comes; the version that a watch goes on from.
+
+        One list at a time, and a page of it at a time: what is kept of an object is a small part of it, and memory that
+        was once taken for all of them whole would never be given back.
+        """
         with _translated():
-            async with asyncio.timeout(REQUEST_SECONDS_MAX * 4):
+            async with self._listing, asyncio.timeout(REQUEST_SECONDS_MAX * 4):
                 listing = self._client.list(
                     self._resources[api.kind], namespace=namespace, labels=labels, chunk_size=LIST_CHUNK
                 )
                 async for each in listing:
-                    found.append(dict(each))
-                return listing.resourceVersion, found
+                    note(dict(each))
+                return listing.resourceVersion
 
     async def watch(
         self, api: Api, namespace: str, labels: Labels, version: str

@@ -133,6 +133,7 @@ class Operator:
                 tasks.create_task(each.run(), name="watch")
             for each in self._watches:
                 await each.listed.wait()
+            gc.collect()
             gc.freeze()  # what was listed stays: it need not be looked through again and again
             logger.info("listed resources=%d", len(self.mirror.resources))
             for _ in range(WORKERS):

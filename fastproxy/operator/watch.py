@@ -78,11 +78,15 @@ class Watch:
         return failures + 1
 
     async def _list(self) -> None:
-        version, found = await self._kube.list(self._api, self._namespace, self._labels)
-        before, self._known = self._known, set()
-        for live in found:
+        found: set[tuple[str, str]] = set()
+
+        def note(live: Manifest) -> None:
             self._note(live)
-        for namespace, name in before - self._known:
+            found.add((live["metadata"]["namespace"], live["metadata"]["name"]))
+
+        version = await self._kube.list(self._api, self._namespace, self._labels, note)
+        before, self._known = self._known, found
+        for namespace, name in before - found:
             self._on_gone((self._api.kind, namespace, name))
         self._version = version
         self.listed.set()
