@@ -15,7 +15,7 @@ from fastproxy.config import units
 
 SESSION_COLUMNS = (
     ("SESSION", ("session_id",)),
-    ("BACKEND", ("backend_pod", "backend_url")),
+    ("BACKEND", ("backend_pod", "backend_url", "backends")),
     ("TRANSPORT", ("transport",)),
     ("PROTOCOL", ("protocol_version",)),
     ("GENERATION", ("generation",)),
@@ -26,6 +26,16 @@ BACKEND_COLUMNS = (
     ("URL", ("url",)),
     ("POD", ("pod",)),
     ("STATE", ("state",)),
+    ("SESSIONS", ("sessions",)),
+    ("IN-FLIGHT", ("in_flight",)),
+    ("LAST ERROR", ("last_error",)),
+)
+GROUP_COLUMNS = (
+    ("NAME", ("name",)),
+    ("URL", ("url",)),
+    ("STATE", ("state",)),
+    ("HEALTH", ("health",)),
+    ("ERA", ("era",)),
     ("SESSIONS", ("sessions",)),
     ("IN-FLIGHT", ("in_flight",)),
     ("LAST ERROR", ("last_error",)),
@@ -118,7 +128,10 @@ def show_session(client: admin_client.AdminClient, output: str, session_id: str)
         return 0
     width = max(map(len, record), default=0)
     for name, value in record.items():
-        click.echo(f"{_clean(name):<{width}}  {_write(value)}")
+        legs = value if name == "backends" and isinstance(value, list) else []
+        lines = [_write_leg(leg) for leg in legs] or [_write(value)]
+        for number, line in enumerate(lines):
+            click.echo(f"{_clean(name) if number == 0 else '':<{width}}  {line}")
     return 0
 
 
@@ -144,7 +157,8 @@ def backends(client: admin_client.AdminClient, output: str) -> int:
         return 0
     rows = answer["backends"]
     assert isinstance(rows, list)
-    _make_printer(BACKEND_COLUMNS)(rows)
+    of_a_group = any(isinstance(row, dict) and "name" in row for row in rows)
+    _make_printer(GROUP_COLUMNS if of_a_group else BACKEND_COLUMNS)(rows)
     return 0
 
 
@@ -191,7 +205,15 @@ def _pick(columns: Columns, row: object) -> list[str]:
 def _write(value: object) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "backend_id" in one for one in value):
+        return ", ".join(_write(one["backend_id"]) for one in value)  # the legs of a group's session
     return _clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def _write_leg(leg: object) -> str:
+    """A session's session at one backend of a group."""
+    members = leg if isinstance(leg, dict) else {}
+    return "  ".join(_write(members.get(name)) for name in ("backend_id", "backend_session_id", "protocol_version"))
 
 
 def _clean(text: str) -> str:

@@ -89,3 +89,16 @@ def stream(origin: str, session_id: str, *, body: str | None = None, version: st
         response = connection.getresponse()
         assert response.status == 200, response.read()
         yield Stream(response, wire)
+
+
+@contextlib.contextmanager
+def listen(origin: str, message: dict[str, Any], headers: dict[str, str]) -> Iterator[Stream]:
+    """A stream of the era without sessions."""
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(origin).netloc, timeout=SECONDS_MAX)
+    with contextlib.closing(connection):
+        fields = {"Accept": ACCEPT, "Content-Type": "application/json", **headers}
+        connection.request("POST", "/mcp", json.dumps(message), fields)
+        wire = connection.sock
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        yield Stream(response, wire)
