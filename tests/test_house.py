@@ -35,6 +35,8 @@ LONGER: dict[str, str] = {
 
 # Where `except Exception` is right: the outermost loops, whose last duty is to say what happened and go on.
 OUTERMOST_LOOPS: dict[str, str] = {
+    "fastproxy/vmcp/story.py": "one exchange; a fault costs that connection",
+    "fastproxy/vmcp/discovery.py": "one backend's discovery; a fault costs one round, not the backend for ever",
     "fastproxy/operator/program.py": "one look at one resource; a fault costs that resource its turn",
     "fastproxy/proxy/bridge/server.py": "one exchange with a stdio server; a fault costs that connection",
     "fastproxy/proxy/admin.py": "one page of the admin address; a fault costs that connection",
@@ -48,10 +50,17 @@ PURE_FILES = (
     "fastproxy/routing/backend.py",
     "fastproxy/routing/decide.py",
     "fastproxy/routing/health.py",
+    "fastproxy/vmcp/breaker.py",
+    "fastproxy/vmcp/bridge.py",
     "fastproxy/vmcp/catalog.py",
+    "fastproxy/vmcp/events.py",
+    "fastproxy/vmcp/health.py",
+    "fastproxy/vmcp/inquiries.py",
     "fastproxy/vmcp/lists.py",
+    "fastproxy/vmcp/mirrors.py",
     "fastproxy/vmcp/naming.py",
     "fastproxy/vmcp/offers.py",
+    "fastproxy/vmcp/outgoing.py",
     "fastproxy/vmcp/paging.py",
     "fastproxy/vmcp/presentation.py",
     "fastproxy/vmcp/templates.py",

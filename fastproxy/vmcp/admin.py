@@ -3,7 +3,6 @@
 `/status` and `/api/backends/health` have the shapes that ToolHive's dashboards read (status.py).
 """
 
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -75,4 +74,4 @@ class Admin(admin.Admin):
         return admin.Page(200, msgspec.json.encode(body), fields=((b"X-Content-Type-Options", b"nosniff"),))
 
     async def _show_backends_health(self, _asked: admin.Asked) -> admin.Page:
-        return admin.Page(200, msgspec.json.encode(status.report(self._vmcp.group, time.time())))
+        return admin.Page(200, msgspec.json.encode(status.report(self._vmcp.group)))

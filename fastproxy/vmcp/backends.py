@@ -79,6 +79,7 @@ class Backend:
         self.offers: offers.Offers | None = None
         self.health = health.Health()
         self.breaker = breaker.Breaker(rules)
+        self.circuit_changed_at: float | None = None
         self._reading: asyncio.Future[None] | None = None
         self._said: frozenset[str] = frozenset()
         self._schemas: dict[str, msgspec.Raw] | None = None  # of tools that want arguments in headers
@@ -117,7 +118,12 @@ class Backend:
     @property
     def usable(self) -> bool:
         """Would a call be tried?"""
-        return self.breaker.admits(time.time())
+        return self.breaker.admits(time.monotonic())
+
+    @property
+    def circuit(self) -> str:
+        """closed, open or half-open."""
+        return self.breaker.state(time.monotonic())
 
     @property
     def last_error(self) -> str | None:
@@ -126,22 +132,29 @@ class Backend:
 
     def admit(self) -> bool:
         """May this call go to it? Who is admitted says by one of the two below what became of it."""
-        return self.breaker.admit(time.time())
+        return self.breaker.admit(time.monotonic())
 
     def note_success(self) -> None:
         """It has answered a call, whatever it said."""
-        self.breaker.succeeded(time.time())
+        if self.breaker.failures:
+            before = self.circuit
+            self.breaker.succeeded()
+            self._note_circuit(before, "it has answered")
 
     def note_failure(self, kind: str) -> None:
-        """A call got no answer; `kind` is the reason (backend_lost, backend_timeout…)."""
+        """A call has failed; `kind` is the reason (backend_lost, backend_timeout…)."""
         if kind in breaker.ANSWERS:
             self.note_success()
-            return
-        opened = self.breaker.state(time.time())
-        self.breaker.failed(time.time())
-        if self.breaker.state(time.time()) != opened:
-            logger.warning("circuit opened: backend=%s reason=%s", self.id, kind)
-        self.discovery.doubt()
+        elif kind in breaker.FAULTS:
+            before = self.circuit
+            self.breaker.failed(time.monotonic())
+            self._note_circuit(before, kind)
+            self.discovery.doubt()
+
+    def _note_circuit(self, before: str, reason: str) -> None:
+        if self.circuit != before:
+            self.circuit_changed_at = time.time()
+            logger.warning("circuit: backend=%s state=%s reason=%s", self.id, self.circuit, reason)
 
     def refresh(self, said: str = "") -> None:
         """Its lists may have changed. `said`: the notification in which it has said so itself."""

@@ -12,7 +12,9 @@ import msgspec
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
-# Faults that say nothing about the backend's health: it has answered.
+# What became of a call, by its reason: no answer came, or one that says no. For others (a client that refused to be
+# asked) the backend is not to blame, nor do they say that it is well.
+FAULTS = frozenset({"backend_unreachable", "backend_lost", "backend_timeout", "backend_protocol_error"})
 ANSWERS = frozenset({"backend_refused", "backend_session_lost", "backend_unauthorized", "backend_without_stream"})
 
 
@@ -25,12 +27,11 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Breaker:
-    """One backend's."""
+    """One backend's. `now` is of a clock that never steps."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.failures = 0
-        self.changed_at: float | None = None
         self._state = CLOSED
         self._tried_at = 0.0  # when the circuit opened, or the last trial was let through
 
@@ -55,10 +56,10 @@ class Breaker:
         self._tried_at = now
         return True
 
-    def succeeded(self, now: float) -> None:
+    def succeeded(self) -> None:
         """The backend has answered."""
         self.failures = 0
-        self._move(CLOSED, now)
+        self._state = CLOSED
 
     def failed(self, now: float) -> None:
         """No answer came."""
@@ -66,9 +67,4 @@ class Breaker:
         if self.rules.enabled and (self._state == OPEN or self.failures >= self.rules.failure_threshold):
             if self._state != OPEN:
                 self._tried_at = now
-            self._move(OPEN, now)
-
-    def _move(self, state: str, now: float) -> None:
-        if self._state != state:
-            self._state = state
-            self.changed_at = now
+            self._state = OPEN

@@ -10,7 +10,7 @@ protocol's own prefix belong to one hop and are never passed on; a progress toke
 
 import msgspec
 
-from fastproxy.vmcp import connections, streamable
+from fastproxy.vmcp import mirrors
 
 META = "io.modelcontextprotocol/"
 RESULT_COMPLETE, RESULT_INPUT_REQUIRED = "complete", "input_required"
@@ -96,7 +96,7 @@ def to_modern_params(params: bytes, caller: Caller, version: str) -> bytes:
     return msgspec.json.encode(members)
 
 
-def parameter_fields(input_schema: bytes | msgspec.Raw, params: bytes) -> connections.Fields:
+def parameter_fields(input_schema: bytes | msgspec.Raw, params: bytes) -> mirrors.Fields:
     """The arguments that a tool's schema wants mirrored into headers (x-mcp-header), as far as they are there."""
     members = read_members(params)
     try:
@@ -104,12 +104,12 @@ def parameter_fields(input_schema: bytes | msgspec.Raw, params: bytes) -> connec
         arguments = msgspec.json.decode(members.get("arguments", b"{}"))
     except _FAULTS:
         return []
-    fields: connections.Fields = []
+    fields: mirrors.Fields = []
     _collect(schema, arguments, fields)
     return fields
 
 
-def _collect(schema: object, arguments: object, fields: connections.Fields) -> None:
+def _collect(schema: object, arguments: object, fields: mirrors.Fields) -> None:
     if not isinstance(schema, dict) or not isinstance(arguments, dict):
         return
     properties = schema.get("properties")
@@ -121,7 +121,7 @@ def _collect(schema: object, arguments: object, fields: connections.Fields) -> N
         if isinstance(word, str) and word.isascii() and word.isprintable():
             text = _header_text(value)
             if text is not None:
-                fields.append((b"Mcp-Param-" + word.encode("ascii"), streamable.header_value(text)))
+                fields.append((b"Mcp-Param-" + word.encode("ascii"), mirrors.header_value(text)))
         _collect(each, value, fields)
 
 

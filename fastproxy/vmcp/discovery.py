@@ -104,6 +104,8 @@ class Discovery:
                 logger.info("backend has begun anew: backend=%s reason=%s", self.backend_id, error)
             except peer.BackendError as error:
                 self._failed(error)
+            except Exception:
+                logger.exception("fault in the discovery of a backend: backend=%s", self.backend_id)
             self._set_contact(None)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, AWAY_SECONDS_MAX)

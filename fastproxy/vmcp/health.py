@@ -70,7 +70,9 @@ def failed(known: Health, now: float, reason: str, rules: Rules) -> Health:
 def counts(known: Health, now: float, rules: Rules) -> bool:
     """Does a failed attempt to reach it count as a probe? One per interval does: a backend that is sought more often
     while it is away must not be called ill sooner for that."""
-    return not known.failures or known.checked_at is None or now - known.checked_at >= rules.interval_seconds
+    if not known.failures or known.checked_at is None:
+        return True
+    return not 0 <= now - known.checked_at < rules.interval_seconds  # below 0 the clock was set back
 
 
 def _moved(known: Health, status: str, now: float, *, failures: int, category: str) -> Health:

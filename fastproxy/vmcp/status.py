@@ -38,14 +38,14 @@ def summary(known: Iterable[backends.Backend], group: vmcp_schema.Group) -> dict
     }
 
 
-def report(known: Iterable[backends.Backend], now: float) -> dict[str, object]:
+def report(known: Iterable[backends.Backend]) -> dict[str, object]:
     """GET /api/backends/health."""
     all_known = list(known)
     counts = {status: sum(backend.health.status == status for backend in all_known) for status in health.STATUSES}
     return {
         "monitoring_enabled": True,
         "summary": {"Total": len(all_known), **{status.capitalize(): count for status, count in counts.items()}},
-        "backends": {backend.id: _row(backend, now) for backend in all_known},
+        "backends": {backend.id: _row(backend) for backend in all_known},
     }
 
 
@@ -56,7 +56,7 @@ def shortcomings(known: Iterable[backends.Backend], group: vmcp_schema.Group) ->
     return [backend.id for backend in known if backend.shown is None or not backend.usable]
 
 
-def _row(backend: backends.Backend, now: float) -> dict[str, object]:
+def _row(backend: backends.Backend) -> dict[str, object]:
     known = backend.health
     return {
         "Status": known.status,
@@ -64,8 +64,8 @@ def _row(backend: backends.Backend, now: float) -> dict[str, object]:
         "LastCheckTime": _time(known.checked_at),
         "LastErrorCategory": known.category,
         "LastTransitionTime": _time(known.changed_at),
-        "CircuitState": backend.breaker.state(now) if backend.breaker.rules.enabled else "",
-        "CircuitLastChanged": _time(backend.breaker.changed_at),
+        "CircuitState": backend.circuit if backend.breaker.rules.enabled else "",
+        "CircuitLastChanged": _time(backend.circuit_changed_at),
         "MCPRevision": _REVISIONS[backend.era],
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fastproxy.mcp import revision
-from fastproxy.vmcp import connections, outgoing, peer
+from fastproxy.vmcp import connections, mirrors, outgoing, peer
 
 # What changes nothing, or nothing by being done twice: sent again when a kept connection turns out to be closed.
 REPEATABLE = frozenset(
@@ -102,7 +102,7 @@ class StreamablePeer:
         modern = not revision.has_sessions(protocol_version)
         fields = self._fields(leg_session_id, protocol_version, headers)
         if modern:
-            fields += modern_fields(method, params)
+            fields += mirrors.fields(method, params)
         body = peer.write_request(request_id, method, params)
         try:
             async with peer.Deadline(self.backend, seconds_max):
@@ -321,31 +321,3 @@ def judge(backend: str, status: int, body: bytes, *, session_id: str | None) -> 
     if error is not None and message is not None:
         return peer.Refused(backend, bytes(message.error), status=status)
     return peer.WrongStatus(backend, status, may_have_run=status >= 500)
-
-
-class _Named(msgspec.Struct):
-    name: object = None
-    uri: object = None
-    taskId: object = None
-
-
-_NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-
-
-def modern_fields(method: str, params: bytes) -> connections.Fields:
-    """The routing headers of a 2026-07-28 request, out of what its body says."""
-    fields = [(b"Mcp-Method", method.encode("latin-1"))]
-    member = "taskId" if method.startswith("tasks/") else _NAMED_BY.get(method)
-    if member is not None and params:
-        named = getattr(msgspec.json.decode(params, type=_Named), member)
-        if isinstance(named, str):
-            fields.append((b"Mcp-Name", header_value(named)))
-    return fields
-
-
-def header_value(text: str) -> bytes:
-    """A value as the revision writes it into a header: as it is, or in the base64 form when it could not pass so."""
-    plain = text.isascii() and text.isprintable() and text == text.strip() and not text.startswith("=?base64?")
-    if plain:
-        return text.encode("ascii")
-    return b"=?base64?" + msgspec.json.encode(text.encode("utf-8"))[1:-1] + b"?="

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastproxy.vmcp import bridge, inquiries, streamable
+from fastproxy.vmcp import bridge, inquiries, mirrors
 
 META = bridge.META
 CALLER = bridge.Caller(bridge.msgspec.Raw(b'{"name":"client"}'), bridge.msgspec.Raw(b'{"elicitation":{}}'), "warning")
@@ -90,7 +90,7 @@ def test_arguments_that_a_schema_wants_in_headers_are_there_and_no_others() -> N
         (b"Mcp-Param-Region", b"eu west"),
         (b"Mcp-Param-Count", b"42"),
         (b"Mcp-Param-Dry", b"true"),
-        (b"Mcp-Param-Leaf", streamable.header_value("grün")),
+        (b"Mcp-Param-Leaf", mirrors.header_value("grün")),
     ]
 
 
@@ -112,7 +112,7 @@ def test_an_argument_that_is_not_there_or_can_not_be_said_has_no_header(argument
     ],
 )
 def test_a_header_holds_any_text_and_no_text_breaks_out_of_it(value: str, written: bytes) -> None:
-    assert streamable.header_value(value) == written
+    assert mirrors.header_value(value) == written
 
 
 # ---- results
