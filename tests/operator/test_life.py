@@ -167,6 +167,37 @@ def test_a_stdio_server_has_one_proxy_whatever_is_asked_for(kubectl: stage.Kubec
     assert kubectl.find("statefulset", "s") is None
 
 
+def test_proxies_move_into_the_pods_of_their_server_and_out_again(kubectl: stage.Kubectl) -> None:
+    kubectl.apply(server("s", replicas=2, proxyPort=9090, sessionStorage=REDIS))
+    kubectl.await_observed("mcpserver", "s")
+    kubectl.patch("mcpserver", "s", {"spec": {"sidecar": True}})
+    kubectl.await_observed("mcpserver", "s")
+    eventually(lambda: kubectl.find("deployment", "s") is None)
+    containers = kubectl.get("statefulset", "s")["spec"]["template"]["spec"]["containers"]
+    assert [each["name"] for each in containers] == ["mcp", "fastproxy"]
+    assert kubectl.get("service", "mcp-s-proxy")["spec"]["selector"] == {"app": "s"}
+    kubectl.run("scale", "mcpserver", "s", "--replicas=3")
+    eventually(lambda: kubectl.get("statefulset", "s")["spec"]["replicas"] == 3)
+    assert "replicas=3" in kubectl.get("configmap", "mcp-s-proxy-config")["data"]["fastproxy.yaml"]
+    eventually(lambda: len(kubectl.find_all("pods")) >= 3)
+    kubectl.patch("mcpserver", "s", {"spec": {"sidecar": None}})
+    eventually(lambda: kubectl.find("deployment", "s"))
+    eventually(lambda: len(kubectl.get("statefulset", "s")["spec"]["template"]["spec"]["containers"]) == 1)
+
+
+@pytest.mark.parametrize("name", ["design", "least", "remote", "sidecar", "stdio", "whole"])
+def test_what_is_rendered_is_accepted_by_the_server(kubectl: stage.Kubectl, name: str) -> None:
+    text = (DESIGN.parent / f"{name}.rendered.yaml").read_text()
+    # policy/v1 is younger than this server.
+    objects = [each for each in yaml.safe_load_all(text) if each["kind"] != "PodDisruptionBudget"]
+    for each in objects:
+        each["metadata"]["namespace"] = kubectl.namespace
+    answer = kubectl.run(
+        "apply", "--server-side", "--dry-run=server", "--validate=false", "-f", "-", text=yaml.safe_dump_all(objects)
+    )
+    assert answer.count("serverside-applied") == len(objects)
+
+
 def test_redis_is_switched_on_and_off_again(kubectl: stage.Kubectl) -> None:
     kubectl.apply(server("s", replicas=1, backendReplicas=2))
     condition = kubectl.await_condition("mcpserver", "s", "SessionStorageWarning", "SessionStorageMissingForReplicas")
