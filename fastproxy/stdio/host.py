@@ -101,8 +101,24 @@ class Host:
 
     async def submit(self, call: ledger.Call, asked: Message) -> None:
         """Send a request; the call hears the rest. Down, process.NotReading, NotCarried: it has not been sent."""
-        await self._await_up()
-        await self._begin(call, asked)
+        admitted = self.admit(call, asked)
+        if admitted is not None:
+            await self._await_up()
+            await self._begin(admitted, asked)
+
+    def submit_at_once(self, call: ledger.Call, asked: Message) -> bool:
+        """The same without a wait. False: that can't be, and nothing has happened."""
+        if self.process is None or not self._up.is_set() or self._closed or not self.process.takes:
+            return False
+        admitted = self.admit(call, asked)
+        if admitted is not None:
+            self.process.put(message.as_line(self.ledger.begin(admitted, asked)))
+        return True
+
+    def admit(self, call: ledger.Call, asked: Message) -> ledger.Call | None:
+        """What the host must remember of a request before it is sent; the call that is. None: it is answered already.
+        NotCarried."""
+        return call
 
     async def notify(self, owner: object, news: Message) -> None:
         """A client tells something."""
@@ -299,7 +315,7 @@ class PrivateHost(Host):
         if self._opening is None:
             self.ready()
 
-    async def submit(self, call: ledger.Call, asked: Message) -> None:
+    def admit(self, call: ledger.Call, asked: Message) -> ledger.Call:
         if asked.method == "initialize" and self._opening is None:
             self._opening = asked
         elif asked.method == "logging/setLevel":
@@ -308,7 +324,7 @@ class PrivateHost(Host):
             self._subscriptions[bytes(asked.params().get("uri", b""))] = asked
         elif asked.method == "resources/unsubscribe":
             self._subscriptions.pop(bytes(asked.params().get("uri", b"")), None)
-        await super().submit(call, asked)
+        return call
 
     async def detach(self, member: Member) -> None:
         """The client is gone, and its process with it."""

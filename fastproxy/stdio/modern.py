@@ -28,9 +28,9 @@ Message = message.Message
 class ModernHost(host.Host):
     """All who speak this era share it."""
 
-    async def submit(self, call: ledger.Call, asked: Message) -> None:
+    def admit(self, call: ledger.Call, asked: Message) -> ledger.Call:
         call.wants_log = message.LOG_LEVEL in asked.meta()
-        await super().submit(call, asked)
+        return call
 
     async def notify(self, owner: object, news: Message) -> None:
         """Nothing is told in this era but the end of a call, and that by leaving."""

@@ -86,6 +86,16 @@ class Process:
         """Neither ended nor told to."""
         return not self.ended.done() and not self.reason
 
+    @property
+    def takes(self) -> bool:
+        """Could a line be written at once?"""
+        return self._room.is_set() and self.running and self._stdin is not None
+
+    def put(self, line: bytes) -> None:
+        """Write at once, as it `takes`."""
+        assert self._stdin is not None
+        self._stdin.write(line)
+
     async def write(self, line: bytes) -> None:
         """Send a whole line; it may wait until the program reads. Ended, NotReading."""
         if not self._room.is_set():

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 NEWEST = "2025-11-25"  # of the revisions with a handshake, in their order
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", NEWEST)
 _WITHHELD = ("logging", "tasks")  # capabilities that are one client's own
+_TAKES_ONE = ("logging/setLevel",)
 _OURS = ("notifications/initialized", "notifications/roots/list_changed")  # we are the client, and have no roots
 
 Message = message.Message
@@ -71,29 +72,21 @@ class SharedHost(host.Host):
             ),
         )
 
-    async def submit(self, call: ledger.Call, asked: Message) -> None:
-        member = call.owner
+    def admit(self, call: ledger.Call, asked: Message) -> ledger.Call | None:
         if asked.method == "initialize":
-            answer = message.read(self.greet(asked))
-            assert answer is not None
-            return call.settle(answer, answer.text())
-        if asked.method == "logging/setLevel" or asked.method.startswith("tasks/"):
-            raise host.NotCarried(
-                f"{asked.method} needs a server process of one's own; this one is shared (--stdio-mode per-session)"
-            )
+            _answer(call, self.greet(asked))
+            return None
+        if asked.method in _TAKES_ONE or asked.method.startswith("tasks/"):
+            raise _not_carried(asked.method)
         if asked.method == "tools/call" and "task" in asked.params():
-            raise host.NotCarried(
-                "a task needs a server process of one's own; this one is shared (--stdio-mode per-session)"
-            )
-        if asked.method == "resources/unsubscribe" and not self._unsubscribe(
-            member, message.text_in(asked.params().get("uri"))
-        ):
-            answer = message.read(message.result(asked.id, b"{}"))
-            assert answer is not None
-            return call.settle(answer, answer.text())
-        if asked.method == "resources/subscribe":
-            call = _Subscribing(call, asked)
-        await super().submit(call, asked)
+            raise _not_carried("a task")
+        if asked.method == "resources/unsubscribe":
+            if not self._unsubscribe(call.owner, message.text_in(asked.params().get("uri"))):
+                _answer(call, message.result(asked.id, b"{}"))
+                return None
+        elif asked.method == "resources/subscribe":
+            return _Subscribing(call, asked)
+        return call
 
     async def notify(self, owner: object, news: Message) -> None:
         if news.method == "notifications/cancelled":
@@ -168,6 +161,17 @@ class _Subscribing(ledger.Call):
 
     def lost(self, detail: str, *, ran: bool) -> None:
         self._call.lost(detail, ran=ran)
+
+
+def _answer(call: ledger.Call, text: bytes) -> None:
+    """By ourselves."""
+    answer = message.read(text)
+    assert answer is not None
+    call.settle(answer, text)
+
+
+def _not_carried(what: str) -> host.NotCarried:
+    return host.NotCarried(f"{what} needs a server process of one's own; this one is shared (--stdio-mode per-session)")
 
 
 def _subscription(method: str, uri: str) -> Message:

@@ -109,7 +109,21 @@ class Bridge:
 
     def begin(self, exchange: core.Exchange) -> None:
         """A head has come."""
-        self.tasks.start(self._tell(exchange), name="bridge")
+        if not self._serve_at_once(exchange):
+            self.tasks.start(self._tell(exchange), name="bridge")
+
+    def _serve_at_once(self, exchange: core.Exchange) -> bool:
+        """Most requests: a call whose body came with its head, of a process that takes it now. No task is made for it,
+        which is a third of what a call costs us."""
+        body, whole = exchange.body
+        if not whole or not body or exchange.method != b"POST" or exchange.modern:
+            return False
+        request = requests.read(exchange.method, exchange.target, exchange.fields)
+        known = self._sessions.get(request.header(b"mcp-session-id") or "")
+        said = message.read(body) if known is not None and not known.ended else None
+        if known is None or said is None or not said.is_request:
+            return False
+        return known.submit_at_once(self._post(exchange, request, known, said), said)
 
     def resume(self, exchange: core.Exchange, answer: core.AnswerHead | None) -> None:
         """There is no fast lane here."""

@@ -88,6 +88,21 @@ class Session:
             self._posts.pop(id(call), None)
             raise
 
+    def submit_at_once(self, call: calls.Post, asked: Message) -> bool:
+        """The same without a wait. False: that can't be, and nothing has happened."""
+        if self.host is None:
+            return False
+        self.used_at = time.monotonic()
+        self._posts[id(call)] = call
+        call.on_settled = self._settled
+        try:
+            sent = self.host.submit_at_once(call, asked)
+        except host.NotCarried:
+            sent = False
+        if not sent:
+            del self._posts[id(call)]
+        return sent
+
     def _settled(self, call: calls.Post, _answer: Message | None) -> None:
         self._posts.pop(id(call), None)
         self.used_at = time.monotonic()
