@@ -39,6 +39,8 @@ def read(place: Place, values: Mapping[str, object]) -> vmcp_schema.Group:
         at.refuse("expected at least one server, got nothing")
     backends = [_read_server(at.key(str(name)), name, entry) for name, entry in servers.items()]
     kept = [one for one in backends if isinstance(one, vmcp_schema.BackendConfig)]
+    if servers and not kept and not place.notes.problems:
+        at.doubt("every server is switched off: nothing will be offered")
     return vmcp_schema.Group(backends=tuple(sorted(kept, key=lambda one: one.id)))
 
 
@@ -89,7 +91,7 @@ def _read_remote(place: Place, name: str, entry: Mapping[str, object], transport
     if url is INVALID:
         return INVALID
     try:
-        read_url = vmcp_backend.read_url(url, transport=transport)
+        read_url = vmcp_backend.read_url(url)
     except units.WrongValue as wrong:
         return place.key("url").refuse(str(wrong))
     return vmcp_schema.BackendConfig(

@@ -83,7 +83,7 @@ def _make_backend(place: Place, values: dict[str, Any]) -> object:
     if values["name"] is None or values["url"] is None:
         return INVALID
     try:
-        url = vmcp_backend.read_url(values["url"], transport=values["transport"])
+        url = vmcp_backend.read_url(values["url"])
     except units.WrongValue as wrong:
         return place.key("url").refuse(str(wrong))
     return vmcp_schema.BackendConfig(

@@ -91,6 +91,14 @@ def test_variables_may_stand_in_a_url() -> None:
     )
 
 
+def test_a_server_at_the_root_stays_there_and_one_that_is_switched_off_is_no_mistake() -> None:
+    url = one({"url": "https://mcp.example.com"}).url
+    assert url and url.target == "/"
+    notes = vmcp_place.Notes()
+    vmcp_client_file.read(vmcp_place.Place(notes, {}), {"mcpServers": {"a": {"command": "x", "disabled": True}}})
+    assert (notes.problems, len(notes.doubts)) == ([], 1)
+
+
 @pytest.mark.parametrize(
     ("servers", "problem"),
     [
