@@ -4,11 +4,12 @@ import argparse
 import contextlib
 import datetime
 import pathlib
+import subprocess
 import sys
 
 import msgspec
 
-from bench import build, machine, report, scenarios, stage
+from bench import build, machine, publish, report, scenarios, stage
 from bench.compare import RIVALS
 from bench.compare.rival import Rival
 
@@ -61,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         # after each scenario: an interrupted run keeps what it has
         out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     print(f"\nwritten to {out}")
+    if options.publish:
+        publish.publish(out)
+        subprocess.run([sys.executable, "-m", "bench.plot", str(out)], check=True, cwd=build.ROOT)
     return 1 if any(_is_at_fault(concluded) for concluded in result.scenarios) else 0
 
 
@@ -110,7 +114,7 @@ def _run_held(
                 skipped[rival.name] = f"failed: {error}"
                 continue
             stages.append((entered, {"bytes_per_session": growth} if scenario.sessions > 1000 else {}))
-        for number in range(plan.rounds):
+        for number in range(plan.rounds_of(scenario)):
             for on, constants in stages if number % 2 == 0 else reversed(stages):
                 _progress(f"round {number + 1} of {plan.rounds}: {on.rival.name}")
                 if values := _attempt(scenario, on, plan, skipped):
@@ -126,7 +130,7 @@ def _run_one_by_one(
     skipped: dict[str, str],
 ) -> list[report.Round]:
     rounds = []
-    for number in range(plan.rounds):
+    for number in range(plan.rounds_of(scenario)):
         for rival in rivals if number % 2 == 0 else reversed(rivals):
             _progress(f"round {number + 1} of {plan.rounds}: {rival.name}")
             try:
@@ -198,6 +202,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="alternating rounds per scenario (default: 5; quick: 1)")
     parser.add_argument("--seconds", type=float, help="of load per measurement (default: 2; quick: 0.5)")
+    parser.add_argument("--publish", action="store_true", help="then draw the results, and put them into the README")
     parser.add_argument("--out", type=pathlib.Path, help="results file (default: bench/results/full.json)")
     return parser.parse_args(arguments)
 

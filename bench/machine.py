@@ -57,11 +57,20 @@ def process_tree(root: int) -> list[int]:
 
 
 def cpu_seconds(processes: list[int]) -> float:
-    ticks = 0
+    """User and system time. The scheduler's own account is to the nanosecond; `stat` counts in hundredths of a second,
+    which is too coarse for a round of half a second."""
+    total = 0.0
     for process in processes:
-        if fields := _stat_fields(process):
-            ticks += int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS])
-    return ticks / TICKS_PER_SECOND
+        accounts = (PROC / str(process) / "task").glob("*/schedstat")
+        try:
+            nanoseconds = sum(int(account.read_text().split()[0]) for account in accounts)
+        except (FileNotFoundError, ProcessLookupError):
+            nanoseconds = 0
+        if nanoseconds:
+            total += nanoseconds / 1e9
+        elif fields := _stat_fields(process):
+            total += (int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS])) / TICKS_PER_SECOND
+    return total
 
 
 def rss_bytes(processes: list[int]) -> int:

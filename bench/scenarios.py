@@ -31,6 +31,9 @@ class Plan(msgspec.Struct, frozen=True):
         wanted = STREAMS_WANTED // 9 if self.quick else STREAMS_WANTED
         return min(wanted, (machine.open_files_max() - DESCRIPTORS_SPARE) // 2)
 
+    def rounds_of(self, scenario: "Scenario") -> int:
+        return min(self.rounds, scenario.rounds_max or self.rounds)
+
     def sessions(self, wanted: int) -> int:
         return min(wanted, 20_000) if self.quick else wanted
 
@@ -45,6 +48,8 @@ class Scenario(msgspec.Struct, frozen=True):
     """The ability that a rival must have."""
     of_sessions: bool = False
     """Only rivals that hold memory per session have anything to show."""
+    rounds_max: int | None = None
+    """Of what takes long to set up and hardly varies; None: as many as are wanted."""
 
     @property
     def of_events(self) -> bool:
@@ -97,9 +102,9 @@ def measure_streams(on: stage.Stage, plan: Plan) -> Values:
 def measure_event_delay(on: stage.Stage, plan: Plan) -> Values:
     """From the backend's write of an event to the client's read: 64 streams, 4,000 events a second in all."""
     on.load.ask("streams 64")
-    on.load.ask("watch 0.5")
+    on.load.ask("watch 0.3")
     busy_before = on.cpu_seconds()
-    watched = on.load.ask(f"watch {max(plan.seconds, 2)}")
+    watched = on.load.ask(f"watch {max(plan.seconds, 1)}")
     busy = on.cpu_seconds() - busy_before
     on.load.ask("hangup")
     return {
@@ -198,9 +203,13 @@ SCENARIOS: dict[str, Scenario] = {
     "sessions-1k": Scenario("json over 1,000 sessions", measure_closed, of_sessions=True),
     "sessions-100k": Scenario("json over 100,000 sessions", measure_closed, sessions=100_000, of_sessions=True),
     "sessions-1m": Scenario("json over 1,000,000 sessions", measure_closed, sessions=1_000_000, of_sessions=True),
-    "streams-idle": Scenario("GET streams on which nothing happens", measure_streams, holds=False),
+    "streams-idle": Scenario("GET streams on which nothing happens", measure_streams, holds=False, rounds_max=1),
     "streams-heartbeat": Scenario(
-        "GET streams with a comment per second each", measure_streams, stage.Layout(stream="comment"), holds=False
+        "GET streams with a comment per second each",
+        measure_streams,
+        stage.Layout(stream="comment"),
+        holds=False,
+        rounds_max=1,
     ),
     "new-connections": Scenario("json, a new connection per request", measure_new_connections),
     "workers-2": Scenario("json, two workers", measure_closed, stage.Layout(workers=2), needs="workers"),
@@ -233,5 +242,5 @@ SCENARIOS: dict[str, Scenario] = {
         needs="legs",
         of_sessions=True,
     ),
-    "idle": Scenario("a process with nothing to do, and its start", measure_idle, holds=False),
+    "idle": Scenario("a process with nothing to do, and its start", measure_idle, holds=False, rounds_max=3),
 }
