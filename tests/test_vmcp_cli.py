@@ -92,6 +92,17 @@ def test_validate_names_every_problem_of_a_group_with_exit_code_1_and_its_doubts
     assert done.stderr == f"{file}: operational.timeouts.perWorkload.gihub: no backend has this name\n"
 
 
+def test_a_group_with_its_sections_left_out_is_still_told_from_settings_of_serve(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "group.yaml"
+    file.write_text("name: tools\nbackends: [{name: a, url: 'http://h:1/mcp'}]\n")
+    done = run("validate", str(file))
+    assert [line.removeprefix(f"{file}: ").partition(":")[0] for line in done.stderr.splitlines()] == [
+        *("groupRef", "incomingAuth", "outgoingAuth", "aggregation")
+    ]
+    file.write_text("name: tools\nbackends: [http://h:1]\n")
+    assert "backends: unknown name (did you mean backend?)" in run("validate", str(file)).stderr
+
+
 def test_validate_checks_composite_tools_too(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "group.yaml"
     file.write_text(

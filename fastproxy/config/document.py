@@ -75,12 +75,17 @@ def parse(content: bytes, suffix: str) -> Document:
 
 def looks_like_vmcp(document: dict[str, object]) -> bool:
     """Whether this is a configuration of many servers (or a client's mcp.json) rather than one of `serve`."""
-    return not _VMCP_KEYS.isdisjoint(document)
+    backends = document.get("backends")
+    return not _VMCP_KEYS.isdisjoint(document) or (isinstance(backends, list) and any(map(_is_section, backends)))
 
 
 def is_of_a_client(document: dict[str, object]) -> bool:
     """Whether this is a client's mcp.json, and nothing of ours."""
     return "mcpServers" in document and _VMCP_KEYS.isdisjoint(document.keys() - {"mcpServers"})
+
+
+def _is_section(entry: object) -> bool:
+    return isinstance(entry, dict)
 
 
 def _choose_parser(text: str, suffix: str) -> Callable[[str, list[str]], object]:
