@@ -105,6 +105,7 @@ def list_facts(
     ]
     if isinstance(spec, crd.MCPServerSpec):
         facts += [_judge_template(findings.problems), _judge_stdio(spec)]
+        facts += [_judge_command(spec)] if server.is_stdio(spec) and not findings.problems else []
     if findings.group_found is not None:
         facts.append(
             Fact("GroupRefValidated", True, "GroupRefIsValid", "the group is there")
@@ -154,6 +155,16 @@ def _judge_stdio(spec: crd.MCPServerSpec) -> Fact:
     asked = " and ".join(f"{name} {count}" for name, count in capped.items())
     words = f"{asked} asked for, 1 given: a stdio server is one process beside its one proxy"
     return Fact("StdioReplicaCapped", True, "StdioTransportCapAt1", words)
+
+
+def _judge_command(spec: crd.MCPServerSpec) -> Fact:
+    if server.find_command(spec):
+        return Fact("StdioCommandGiven", True, "CommandOfTemplate", "the proxy starts the command of the template")
+    words = (
+        "podTemplateSpec gives the container mcp no command, and an image's own entry point cannot be seen from here: "
+        "expected it to be fastproxy serve -- COMMAND"
+    )
+    return Fact("StdioCommandGiven", False, "EntryPointOfImage", words)
 
 
 def _judge_storage(resource: crd.Resource, spec: crd.Proxied, findings: Findings) -> Fact:

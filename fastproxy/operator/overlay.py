@@ -83,6 +83,9 @@ def find_fault(template: Mapping[str, Any], *, container: str) -> str | None:
         if field in spec and (fault := _find_list_fault(f"spec.{field}", spec[field], key)):
             return fault
     for element in [*spec.get("containers", []), *spec.get("initContainers", [])]:
+        for field in ("command", "args"):
+            if not isinstance(element.get(field, []), list):
+                return f"expected spec.containers[{element['name']}].{field} to be a list"
         for field in ("env", "volumeMounts", "ports"):
             place = f"spec.containers[{element['name']}].{field}"
             if field in element and (fault := _find_list_fault(place, element[field], _KEYS[field])):

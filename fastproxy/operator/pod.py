@@ -84,6 +84,16 @@ def _show(seconds: float) -> str:
     return str(schema.SETTINGS["drain_delay"].kind.show(seconds))
 
 
+def write_variables(flags: Sequence[str]) -> list[parts.EnvVar]:
+    """Flags as the variables that mean the same: for an entry point that is not ours to write."""
+    variables = []
+    for flag, value in zip(flags, [*flags[1:], "--"], strict=True):
+        if flag.startswith("--"):
+            row = schema.SETTINGS[flag[2:].replace("-", "_")]
+            variables.append(parts.EnvVar(name=row.variable, value="true" if value.startswith("--") else value))
+    return variables
+
+
 def make_container(
     *,
     name: str = CONTAINER,

@@ -129,7 +129,7 @@ class Reconciler:
         assert isinstance(resource.spec, crd.Proxied)
         group = name_group(resource)
         found = (crd.GROUP_KIND.name, resource.namespace, group) in self._mirror.resources if group else None
-        members = file.join(self._around, resource, self._mirror.list_resources(resource.namespace)).members
+        members = self._surround(resource).members
         return conditions.Findings(
             problems=problems,
             troubles=troubles,

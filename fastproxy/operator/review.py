@@ -101,22 +101,13 @@ def _review_template(path: str, template: Mapping[str, Any] | None, container: s
 
 
 def _review_server(spec: crd.MCPServerSpec) -> Iterator[Problem]:
-    bad = list(_review_template("spec.podTemplateSpec", spec.pod_template_spec, server.CONTAINER))
-    yield from bad
-    stdio = server.is_stdio(spec)
-    container = server.CONTAINER if stdio else pod.CONTAINER
+    yield from _review_template("spec.podTemplateSpec", spec.pod_template_spec, server.CONTAINER)
+    container = server.CONTAINER if server.is_stdio(spec) else pod.CONTAINER
     yield from _review_template("spec.proxyPodTemplateSpec", spec.proxy_pod_template_spec, container)
     if _clashes_with_admin(spec):
         yield Problem("spec.proxyPort", f"expected another port than {pod.ADMIN_PORT}, which is the admin address's")
     if server.has_sidecars(spec) and surroundings.find_port(spec) == server.find_port(spec):
         yield Problem("spec.proxyPort", f"expected another port than mcpPort {server.find_port(spec)} beside sidecar")
-    if not bad and stdio and not server.find_command(spec):
-        yield Problem(
-            "spec.podTemplateSpec.spec.containers[mcp].command",
-            "expected the stdio server's command, here or as spec.args: the proxy starts it, and cannot see an image's "
-            "own entry point",
-            "StdioCommandMissing",
-        )
     if spec.authz_config is not None and spec.authz_config_ref is not None:
         yield Problem("spec.authzConfigRef", "expected authzConfig or authzConfigRef, not both")
 

@@ -26,11 +26,13 @@ def is_stdio(spec: crd.MCPServerSpec) -> bool:
 
 
 def find_command(spec: crd.MCPServerSpec) -> list[str]:
-    """What starts a stdio server: the mcp container's command, and the arguments. An image's own entry point is not
-    ours
-    to see."""
+    """What starts a stdio server: the command that the owner's template gives its container, and the arguments.
+
+    Empty where there is none. An image's own entry point cannot be seen from here, and has to be
+    `fastproxy serve -- COMMAND` then; it is told by variables all that it would be told by flags.
+    """
     over = next((each for each in _list_containers(spec) if each.get("name") == CONTAINER), {})
-    return [*(over.get("command") or []), *(spec.args or over.get("args") or [])]
+    return [*over["command"], *(spec.args or over.get("args") or [])] if over.get("command") else []
 
 
 def _list_containers(spec: crd.MCPServerSpec) -> list[dict[str, Any]]:
@@ -197,16 +199,21 @@ def _make_container(
 ) -> Manifest:
     """The proxy's container; a stdio server's runs in the server's own image, and starts it."""
     store, stdio, port = storage.describe(spec.session_storage), is_stdio(spec), surroundings.find_port(spec)
-    args = ["serve", "--config", proxies.CONFIG_PATH, *pod.list_flags(resource, spec, store, port=port)]
+    flags = ["--config", proxies.CONFIG_PATH, *pod.list_flags(resource, spec, store, port=port)]
+    env, command, args = list(overrides.env or ()), [], ["serve", *flags]
+    if stdio and (started := find_command(spec)):
+        command, args = ["fastproxy"], [*args, "--", *started]
+    elif stdio:
+        env, args = [*env, *pod.write_variables(flags)], spec.args or []
     return pod.make_container(
         name=CONTAINER if stdio else pod.CONTAINER,
         image=spec.image if stdio else around.image,
-        command=["fastproxy"] if stdio else (),
-        args=[*args, "--", *find_command(spec)] if stdio else args,
+        command=command,
+        args=args,
         port=port,
         leave=pod.plan_leave(spec),
         store=store,
-        env=overrides.env or (),
+        env=env,
         resources=spec.resources,
     )
 
@@ -262,6 +269,8 @@ def _seat_stdio(template: Manifest, spec: crd.MCPServerSpec) -> Manifest:
         )
     }
     merged = lay(lay(template, seated), spec.pod_template_spec or {})
+    if "command" not in own:
+        return merged
     # The command is the proxy's: what the owner's template says of it stands behind the -- of its arguments.
     containers = [
         {**each, "command": own["command"], "args": own["args"]} if each["name"] == CONTAINER else each

@@ -154,6 +154,23 @@ def seconds(text: str) -> float:
     return float(text[:-1]) * {"s": 1, "m": 60}[text[-1]]
 
 
+def test_a_stdio_image_with_an_entry_point_of_its_own_is_told_by_variables() -> None:
+    text = """
+kind: MCPServer
+apiVersion: toolhive.stacklok.dev/v1beta1
+metadata: {name: own, namespace: tools}
+spec: {image: a, replicas: 3, args: [--verbose], sessionStorage: {provider: redis, address: "r:1", required: true}}
+"""
+    made = {each["kind"]: each for each in yaml.safe_load_all(run("render", "-", text=text).stdout)}
+    assert made["Deployment"]["spec"]["replicas"] == 1 and "StatefulSet" not in made
+    (container,) = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert (container["image"], container["args"], container.get("command")) == ("a", ["--verbose"], None)
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["FASTPROXY_CONFIG"] == "/etc/fastproxy/fastproxy.yaml"
+    assert (variables["FASTPROXY_NAME"], variables["FASTPROXY_LISTEN"]) == ("tools/own", "0.0.0.0:8080")
+    assert (variables["FASTPROXY_STORE"], variables["FASTPROXY_STORE_REQUIRED"]) == ("redis://r:1/0", "true")
+
+
 def test_a_count_that_is_not_set_is_not_written() -> None:
     assert "replicas" not in find("least", "Deployment", "least")["spec"]
     assert "replicas" not in find("least", "StatefulSet", "least")["spec"]
@@ -214,18 +231,12 @@ kind: MCPRemoteProxy
 apiVersion: toolhive.stacklok.dev/v1beta1
 metadata: {name: bad-three}
 spec: {remoteUrl: "http://127.0.0.1:1/mcp"}
----
-kind: MCPServer
-apiVersion: toolhive.stacklok.dev/v1beta1
-metadata: {name: bad-four}
-spec: {image: a}
 """
     lines = run("render", "-", text=text, code=1).stderr.splitlines()
     expected = (
         "bad-one: spec.transport: invalid enum value 'telnet'",
         "bad-two: spec.drain.delay: expected str matching regex",
         "bad-three: spec.remoteUrl: expected a public address, got '127.0.0.1' (allowPrivateEndpoint: true allows it)",
-        "bad-four: spec.podTemplateSpec.spec.containers[mcp].command: expected the stdio server's command",
     )
     assert len(lines) == len(expected)
     for line, words in zip(lines, expected, strict=True):

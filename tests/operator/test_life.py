@@ -165,6 +165,9 @@ def test_a_stdio_server_has_one_proxy_whatever_is_asked_for(kubectl: stage.Kubec
     kubectl.run("scale", "deployment", "s", "--replicas=3")
     eventually(lambda: kubectl.get("deployment", "s")["spec"]["replicas"] == 1)
     assert kubectl.find("statefulset", "s") is None
+    kubectl.await_condition("mcpserver", "s", "StdioCommandGiven", "CommandOfTemplate")
+    kubectl.patch("mcpserver", "s", {"spec": {"podTemplateSpec": None}})
+    kubectl.await_condition("mcpserver", "s", "StdioCommandGiven", "EntryPointOfImage")
 
 
 def test_proxies_move_into_the_pods_of_their_server_and_out_again(kubectl: stage.Kubectl) -> None:
