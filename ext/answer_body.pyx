@@ -12,8 +12,8 @@ cdef int begin_answer(Exchange exchange, Buffer* out, const char* p, Head* head,
         exchange.reframe = True
     if exchange.answer_kind == B_CHUNKED and exchange.bare:
         exchange.reframe = True
-    if exchange.reactor.closing and exchange.event_stream:
-        exchange.cutting = True
+    if exchange.reactor.closing and exchange.event_stream and exchange.method == M_GET:
+        exchange.cutting = True  # (the stream of a call has its answer yet to bring)
     if exchange.answer_kind == B_CHUNKED or exchange.answer_kind == B_UNTIL_CLOSE:
         if exchange.bare:
             exchange.keep = False

@@ -470,13 +470,17 @@ cdef class Reactor:
     # ---- drain
 
     def stop_accepting(self):
-        """Drain, first step: no new connections, idle ones closed, answers say `Connection: close`."""
-        cdef Client client
+        """Drain, first step: no new connections; answers say `Connection: close`."""
         self.closing = True
         for listener in list(self.listeners):
             if listener.fast_lane or listener.tag != "admin":
                 self.accept_last(listener)
                 self.drop_listener(listener)
+
+    def close_idle(self):
+        """Drain, second step: connections between two requests are closed. A request on its way would be lost with its
+        connection; whoever asks often has been told by an answer to take another one."""
+        cdef Client client
         for wire in list(self.wires):
             if isinstance(wire, Client):
                 client = wire

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 DRAIN_STEP_SECONDS = 0.05
+# In a drain, for clients to ask once more on a connection that is idle, and be told by the answer to take another one:
+# closed under a request on its way, it would take that with it. Who asks less often is less likely to be met so.
+LAST_REQUEST_SECONDS = 1.0
 CUT_SECONDS_MAX = 1.0  # for streams to reach the end of an event, once they were told to end
 
 
@@ -169,6 +172,10 @@ class Process(Generic[Plane]):
         self.wind_down()
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.drain_timeout
+        last = min(end, loop.time() + LAST_REQUEST_SECONDS)
+        while loop.time() < last and self._listener.connections > len(self._running()):
+            await asyncio.sleep(DRAIN_STEP_SECONDS)
+        self.plane.reactor.close_idle()
         while loop.time() < end:
             running = self._running()
             idle = all(exchange.event_stream and exchange.method_name == "GET" for exchange in running)

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=("restart", "scale"))
     parser.add_argument("--rate", type=float, default=500.0, help="calls per second")
     parser.add_argument("--streams", type=int, default=200, help="clients, each with an open stream")
-    parser.add_argument("--connections", choices=("kept", "new"), default="new", help="of calls: for many, or for one")
+    parser.add_argument("--connections", choices=("kept", "new"), default="kept", help="of calls: for many, or for one")
     parser.add_argument("--proxies", type=int, default=2)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1, help="how often all are restarted")

@@ -28,7 +28,7 @@ def test_proxies_restarted_one_by_one_fail_no_call_and_cut_no_event() -> None:
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         outcome = runner.run(
-            restart.run(proxies, clients=60, calls_per_second=100.0, rounds=1, seed=3, keeps_connections=False)
+            restart.run(proxies, clients=60, calls_per_second=100.0, rounds=1, seed=3, keeps_connections=True)
         )
         for proxy in proxies:
             assert "Traceback" not in proxy.stderr, proxy.log_tail()
