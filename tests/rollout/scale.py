@@ -178,7 +178,7 @@ def _find_broken(
         if moved_from[pod] != homes[pod]:
             broken.append(f"of {homes[pod]} sessions of {pod}, which has gone, {moved_from[pod]} were moved")
     even = sum(homes.values()) / len(pods)
-    if any(abs(homes[pod] - even) > 0.1 * even for pod in pods):
+    if any(abs(homes[pod] - even) > max(0.1 * even, 4) for pod in pods):
         broken.append(f"four replicas are not even: {dict(homes)}")
     if set(phases[2].opened) & set(pods[2:]):
         broken.append(f"new sessions came to a replica that DNS tells of no more: {phases[2].opened}")
