@@ -27,10 +27,10 @@ class Call:
     """One message that came, and the connection on which it is answered."""
 
     def __init__(
-        self, speaker: "Speaker", verb: str, fields: dict[str, str], body: bytes, writer: asyncio.StreamWriter
+        self, speaker: "Speaker", line: str, fields: dict[str, str], body: bytes, writer: asyncio.StreamWriter
     ) -> None:
         self.speaker = speaker
-        self.verb = verb
+        self.verb, self.target, _ = line.split(" ", 2)
         self.fields = fields
         self.message: dict[str, Any] = json.loads(body) if body else {}
         self.writer = writer
@@ -170,7 +170,7 @@ class Speaker:
         first, *lines = head.strip().split("\r\n")
         fields = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
         body = await reader.readexactly(int(fields.get("content-length", "0")))
-        call = Call(self, first.split(" ")[0], fields, body, writer)
+        call = Call(self, first, fields, body, writer)
         self.heard.append(call)
         act = self._acts.get(call.method or call.verb)
         await (act or self.serve)(call)
