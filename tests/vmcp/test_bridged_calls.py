@@ -334,6 +334,26 @@ async def test_a_call_whose_client_does_not_come_back_ends_at_the_backend_too() 
         await coroutines.eventually(lambda: server.calls("notifications/cancelled"))
 
 
+async def test_a_call_waits_for_its_client_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parking, "WAIT_SECONDS_MAX", 0.2)
+    async with guest("mcp1-sse") as client:
+        asked = await client.begin("elicit", {"message": "Who?"})
+        await coroutines.eventually(lambda: len(client.parking) == 0)
+        with pytest.raises(parking.UnknownState):
+            await client.retry("elicit", {"message": "Who?"}, answers_to(asked), asked["requestState"])
+        assert (await client.begin("counter", {}))["content"][0]["text"] == "1", "the session goes on"
+
+
+async def test_no_more_calls_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parking, "PARKED_MAX", 2)
+    async with guest("mcp1-sse") as client:
+        for number in range(2):
+            await client.begin("elicit", {"message": f"{number}?"})
+        with pytest.raises(peer.BackendError) as refused:
+            await client.begin("elicit", {"message": "and one more?"})
+        assert (refused.value.reason, refused.value.may_have_run) == ("too_many_calls", False)
+
+
 async def test_a_client_that_leaves_in_the_middle_ends_the_call_at_the_backend() -> None:
     server = speaker.Speaker()
 

@@ -173,7 +173,7 @@ async def test_an_answer_beyond_all_bounds_is_not_read() -> None:
             await coroutines.eventually(lambda: "an answer over" in (running.get("lying").last_error or ""))
 
 
-async def test_invalid_tools_are_left_out_by_name_and_told_of() -> None:
+async def test_invalid_tools_are_left_out_by_name_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     tools = [
         speaker.tool("good"),
         {"name": "no schema"},
@@ -191,6 +191,8 @@ async def test_invalid_tools_are_left_out_by_name_and_told_of() -> None:
             "tool good",
             "tool [4]",
         ]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in warned if "tool no schema" in line and "backend=lying" in line]
 
 
 async def test_a_list_that_breaks_later_leaves_what_was_known() -> None:
