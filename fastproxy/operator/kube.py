@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import lightkube
 import msgspec
+import yaml
 from lightkube import generic_resource, types
 from lightkube.config import kubeconfig
 from lightkube.core import exceptions
@@ -244,6 +245,15 @@ def connect(
             timeout=httpx2.Timeout(REQUEST_SECONDS_MAX, pool=None),
             transport=transport,
         )
-    except (exceptions.ConfigError, OSError, ValueError, KeyError) as error:
+    except (
+        exceptions.ConfigError,
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        yaml.YAMLError,
+    ) as error:
+        # A kubeconfig of an odd shape fails wherever lightkube first looks into it.
         raise errors.StartError(f"no cluster to talk to: {error} (run it in one, or give --kubeconfig)") from error
     return Kube(client)

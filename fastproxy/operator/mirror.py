@@ -1,7 +1,7 @@
 """What the watches have told: our resources whole, the objects that belong to them as the little that decisions need.
 
 An older version of an object never replaces a newer one, whether it came by a watch or as the answer to a request of
-ours.
+ours; but what a list says is how it stands: versions go back where a cluster was restored from a copy.
 """
 
 from collections.abc import Iterator
@@ -102,17 +102,15 @@ class Mirror:
 
     # ---- our resources
 
-    def note_resource(self, live: Manifest) -> bool:
+    def note_resource(self, live: Manifest, *, listed: bool = False) -> bool:
         """Whether it was news."""
         key = key_of(live)
         known = self.resources.get(key)
         version = int(live["metadata"]["resourceVersion"])
-        if (
-            known
-            and int(known["metadata"]["resourceVersion"]) >= version
-            and known["metadata"]["uid"] == live["metadata"]["uid"]
-        ):
-            return False
+        if known is not None and known["metadata"]["uid"] == live["metadata"]["uid"]:
+            before = int(known["metadata"]["resourceVersion"])
+            if before == version or (before > version and not listed):
+                return False
         live["metadata"].pop("managedFields", None)  # the larger half of an object, and of no use here
         self.resources[key] = live
         self._place(key, self.read(key))
@@ -171,11 +169,11 @@ class Mirror:
 
     # ---- what belongs to them
 
-    def note_owned(self, live: Manifest) -> Owned:
+    def note_owned(self, live: Manifest, *, listed: bool = False) -> Owned:
         """What an object is now; a version that is older than the known one is passed over."""
         seen = describe(live)
         known = self.owned.get(seen.key)
-        if known is not None and known.uid == seen.uid and known.version > seen.version:
+        if known is not None and known.uid == seen.uid and known.version > seen.version and not listed:
             return known
         self.forget_owned(seen.key)
         self.owned[seen.key] = seen

@@ -76,10 +76,10 @@ class Operator:
 
     # ---- what the watches tell
 
-    def _on_resource(self, live: Manifest) -> None:
+    def _on_resource(self, live: Manifest, listed: bool) -> None:
         key = mirror.key_of(live)
         before, sharers = self.mirror.resources.get(key), self.mirror.list_placed(key)
-        if self.mirror.note_resource(live):
+        if self.mirror.note_resource(live, listed=listed):
             edited = before is None or before["metadata"].get("generation") != live["metadata"].get("generation")
             self._wake(key, edited=edited)
             if edited or "deletionTimestamp" in live["metadata"]:
@@ -104,8 +104,8 @@ class Operator:
                 neighbours.add((other.kind.name, namespace, other.name))
         return (neighbours | self.mirror.list_placed(key)) - {key}
 
-    def _on_owned(self, live: Manifest) -> None:
-        owner = mirror.owner_key(self.mirror.note_owned(live))
+    def _on_owned(self, live: Manifest, listed: bool) -> None:
+        owner = mirror.owner_key(self.mirror.note_owned(live, listed=listed))
         if owner is not None:
             self._wake(owner)
 

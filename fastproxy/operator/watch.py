@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 FIRST_SECONDS, LAST_SECONDS = 0.5, 30.0
 GONE = 410
 
-OnChange = Callable[[Manifest], None]
+OnChange = Callable[[Manifest, bool], None]  # the object, and whether a list said so: that is how it stands
 OnGone = Callable[[tuple[str, str, str]], None]
 
 
@@ -73,7 +73,8 @@ class Watch:
         seconds = min(FIRST_SECONDS * 2.0 ** min(failures, 30), LAST_SECONDS) * random.uniform(0.75, 1.25)
         if failures:
             self._version = ""
-            logger.warning("watch kind=%s retry_seconds=%.1f reason=%s", self._api.kind, seconds, error)
+            hint = " (fastproxy crds | kubectl apply --server-side -f -)" if _is_unknown(self._api, error) else ""
+            logger.warning("watch kind=%s retry_seconds=%.1f reason=%s%s", self._api.kind, seconds, error, hint)
         await asyncio.sleep(seconds)
         return failures + 1
 
@@ -81,7 +82,7 @@ class Watch:
         found: set[tuple[str, str]] = set()
 
         def note(live: Manifest) -> None:
-            self._note(live)
+            self._note(live, listed=True)
             found.add((live["metadata"]["namespace"], live["metadata"]["name"]))
 
         version = await self._kube.list(self._api, self._namespace, self._labels, note)
@@ -95,14 +96,19 @@ class Watch:
         async for type_, live in self._kube.watch(self._api, self._namespace, self._labels, self._version):
             self._version = live["metadata"]["resourceVersion"]
             if type_ in ("ADDED", "MODIFIED"):
-                self._note(live)
+                self._note(live, listed=False)
             elif type_ == "DELETED":
                 metadata = live["metadata"]
                 self._known.discard((metadata["namespace"], metadata["name"]))
                 self._on_gone((self._api.kind, metadata["namespace"], metadata["name"]))
 
-    def _note(self, live: Manifest) -> None:
+    def _note(self, live: Manifest, *, listed: bool) -> None:
         # A list's elements do not say what they are.
         live["kind"], live["apiVersion"] = self._api.kind, self._api.api_version
         self._known.add((live["metadata"]["namespace"], live["metadata"]["name"]))
-        self._on_change(live)
+        self._on_change(live, listed)
+
+
+def _is_unknown(api: kube.Api, error: Exception) -> bool:
+    """Whether the server does not have one of our kinds."""
+    return api in kube.OURS and isinstance(error, kube.Refused) and error.code == 404

@@ -45,7 +45,7 @@ class Kubectl:
 
     def run(self, *words: str, text: str | None = None, check: bool = True) -> str:
         command = ["kubectl", f"--kubeconfig={self.config}", f"--namespace={self.namespace}", *words]
-        result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300, check=False)
         if check and result.returncode:
             raise AssertionError(f"{' '.join(words)}: {result.stderr}")
         return result.stdout if check else result.stdout + result.stderr
