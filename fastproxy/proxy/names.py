@@ -79,7 +79,8 @@ class Names:
         last = memory.asked_at
         await asyncio.sleep(last + AGAIN_SECONDS_MIN - self._clock())
         if memory.asked_at == last:  # else somebody who waited too has asked
-            await self._wait(host, AGAIN_SECONDS_MAX)
+            # Whoever has just failed to tell will not do so at once, and the session may be served elsewhere meanwhile.
+            await self._wait(host, AGAIN_SECONDS_MAX if memory.error is None else STALE_SECONDS_MAX)
         if not memory.items:
             memory.part()
         return memory.items

@@ -311,6 +311,21 @@ def test_nobody_waits_for_a_question_that_has_gone_unanswered_for_long() -> None
     assert first >= names.AGAIN_SECONDS_MAX and second < names.AGAIN_SECONDS_MAX / 2
 
 
+def test_after_a_failed_connect_little_is_expected_of_a_server_that_could_not_tell_last_time() -> None:
+    asked = Asked(("127.0.0.2",), "SERVFAIL", ("127.0.0.3",))
+    hosts = make_names(asked, time.monotonic)
+
+    async def ask() -> float:
+        await hosts.find("mcp.test")
+        assert await hosts.again("mcp.test") == ("127.0.0.2",)
+        asked.seconds = 60.0
+        started = time.monotonic()
+        assert await hosts.again("mcp.test") == ("127.0.0.2",)
+        return time.monotonic() - started
+
+    assert run(ask) < names.AGAIN_SECONDS_MAX
+
+
 def test_a_server_that_fails_leaves_the_addresses_and_is_counted() -> None:
     clock = Clock()
     hosts = make_names(Asked(("127.0.0.2",), "SERVFAIL"), clock)
