@@ -305,6 +305,7 @@ class Search:
         bytes_max: int,
     ) -> None: ...
 
+@disjoint_base
 class Reactor:
     handler: _Handler | None
     aliases: dict[bytes, str]
