@@ -22,12 +22,12 @@ from fastproxy.vmcp import (
     bridge,
     bus,
     connections,
+    hub,
     legs,
     peer,
     record,
     rounds,
     sessions,
-    streams,
     voices,
     words,
 )
@@ -58,7 +58,7 @@ class Calls:
         known: sessions.Sessions,
         group: backends.Backends,
         legs_of: legs.Legs,
-        hub: streams.Hub,
+        hub_of: hub.Hub,
         fleet: bus.Bus,
         *,
         start_task: Callable[..., asyncio.Task[Any]],
@@ -66,7 +66,7 @@ class Calls:
         self._sessions = known
         self._backends = group
         self._legs = legs_of
-        self._hub = hub
+        self._hub = hub_of
         self._bus = fleet
         self._start_task = start_task
         self._numbers = itertools.count(1)

@@ -23,13 +23,13 @@ from fastproxy.vmcp import (
     catalog,
     connections,
     faults,
+    hub,
     inquiries,
     messages,
     parking,
     peer,
     rounds,
     sessions,
-    streams,
     voices,
 )
 from fastproxy.vmcp.composite import advertising, definition, runner, validation
@@ -51,7 +51,7 @@ class Composites:
         group: backends.Backends,
         *,
         caller: calls.Calls,
-        hub: streams.Hub,
+        hub_of: hub.Hub,
         ours: berths.Berths,
         catalog_of: Callable[[], catalog.Catalog],
         server_info: bytes,
@@ -60,7 +60,7 @@ class Composites:
         self._definitions = validation.check(list(raw)).definitions
         self._backends = group
         self._calls = caller
-        self._hub = hub
+        self._hub = hub_of
         self._berths = ours
         self._catalog = catalog_of
         self._server_info = server_info

@@ -30,6 +30,7 @@ from fastproxy.vmcp import (
     calls,
     catalog,
     errands,
+    hub,
     legacy,
     legs,
     modern,
@@ -109,13 +110,22 @@ class Plane:
     def _open_rooms(self) -> None:
         config = self.vmcp_config
         self.watches = watches.Watches(self.group, start_task=self.tasks.start)
-        self.hub = streams.Hub(
+        self.streams = streams.Streams(
             self.sessions,
             self.group,
             replica=self.bus.replica,
             tell=self.bus.tell,
+            hear=lambda *said: self.hub.hear(*said),
             watched=self.watches,
             locate=self._locate,
+            start_task=self.tasks.start,
+        )
+        self.hub = hub.Hub(
+            self.sessions,
+            self.group,
+            self.streams,
+            replica=self.bus.replica,
+            tell=self.bus.tell,
             start_task=self.tasks.start,
         )
         self.bus.on(words.Answered, self.hub.answered)
@@ -124,7 +134,7 @@ class Plane:
             replica=self.bus.replica,
             hears=self.hub.hear,
             locate=self._locate,
-            on_opened=self.hub.tend,
+            on_opened=self.streams.tend,
             start_task=self.tasks.start,
         )
         self.calls = calls.Calls(self.sessions, self.group, self.legs, self.hub, self.bus, start_task=self.tasks.start)
@@ -134,7 +144,7 @@ class Plane:
             self.calls,
             catalog_of=lambda: self.catalog,
             run_composite=lambda *asked: self.composites.run_in_session(*asked),
-            tend=self.hub.tend,
+            tend=self.streams.tend,
         )
         self.story = story.Story(
             name=self.config.name,
@@ -142,7 +152,8 @@ class Plane:
             known=self.sessions,
             group=self.group,
             legs_of=self.legs,
-            hub=self.hub,
+            hub_of=self.hub,
+            streams_of=self.streams,
             fleet=self.bus,
             asked=asked,
             stateless=self._make_modern(),
@@ -184,7 +195,7 @@ class Plane:
             raw,
             self.group,
             caller=self.calls,
-            hub=self.hub,
+            hub_of=self.hub,
             ours=self.berths,
             catalog_of=lambda: self.catalog,
             server_info=server_info,
@@ -259,7 +270,7 @@ class Plane:
             counts = self.catalog.counts()
             logger.info("catalog: version=%d %s", self._version, " ".join(f"{k}={v}" for k, v in counts.items()))
         if told:
-            self.hub.announce(told)
+            self.streams.announce(told)
             self.subscriptions.announce(told)
 
     def _build_catalog(self, before: catalog.Catalog | None) -> catalog.Catalog:

@@ -4,7 +4,7 @@
      "generation","backends":[{"backend_id","backend_session_id","protocol_version"}],"secret",…}
 
 A leg is the client's session at one backend. It is written when it is opened, so that any replica goes on with it by
-its id. `secret` seals the ids under which a backend's requests reach the client (streams.py); it is of no use without
+its id. `secret` seals the ids under which a backend's requests reach the client (hub.py); it is of no use without
 the session's id. Frozen; time comes in as an argument; members that are not known here travel in `unknown`, as in
 session/record.py, whose promises hold here too.
 """

@@ -3,7 +3,7 @@
     guard (Host, Origin) -> the path -> the era -> POST: one message | GET: the stream | DELETE: the end
 
     era of sessions    initialize -> a record, stored before its answer leaves; anything else -> the session, then
-                       legacy.py; notifications and answers -> streams.py
+                       legacy.py; notifications and answers -> hub.py
     2026-07-28         modern.py
 
 Faults are raised where they are known and answered here, in-band where the client would die of a status. A request of a
@@ -31,6 +31,7 @@ from fastproxy.vmcp import (
     bus,
     catalog,
     faults,
+    hub,
     legacy,
     legs,
     messages,
@@ -66,7 +67,8 @@ class Story:
         known: sessions.Sessions,
         group: backends.Backends,
         legs_of: legs.Legs,
-        hub: streams.Hub,
+        hub_of: hub.Hub,
+        streams_of: streams.Streams,
         fleet: bus.Bus,
         asked: legacy.Legacy,
         stateless: modern.Modern,
@@ -82,7 +84,8 @@ class Story:
         self._sessions = known
         self._backends = group
         self._legs = legs_of
-        self._hub = hub
+        self._hub = hub_of
+        self._streams = streams_of
         self._bus = fleet
         self._legacy = asked
         self._modern = stateless
@@ -96,7 +99,8 @@ class Story:
         self._hosts: set[bytes] = set()
         self._said: dict[bytes, msgspec.Raw] = {}
         fleet.on(words.StreamOpened, self._stream_opened)
-        fleet.on(words.Cancelled, lambda word: hub.cancel(word.session_id, word.request_id))
+        fleet.on(words.Said, lambda word: streams_of.say_here(word.session_id, word.message))
+        fleet.on(words.Cancelled, lambda word: hub_of.cancel(word.session_id, word.request_id))
 
     # ---- the relay's calls
 
@@ -200,6 +204,7 @@ class Story:
         elif _is_id(message.id):
             exchange.note = session.session_id
             call = voices.Call(exchange, bytes(message.id), fields)
+            call.takes_events = _takes_events(request.headers.get(b"accept"))
             passed_on = outgoing.passed_on(self._passed_on, request.fields, []) if self._passed_on else []
             await self._serve_call(session, call, method, bytes(message.params), passed_on)
         else:
@@ -307,11 +312,11 @@ class Story:
         if not request.wants_events():
             raise reply.Refusal(406, faults.INVALID_REQUEST, "expected Accept: text/event-stream")
         session = await self._find(session_id)
-        self._hub.open_stream(session, exchange, [(b"Mcp-Session-Id", session.session_id.encode("ascii"))])
+        self._streams.open_stream(session, exchange, [(b"Mcp-Session-Id", session.session_id.encode("ascii"))])
 
     def _stream_opened(self, word: words.StreamOpened) -> None:
         if word.replica != self._bus.replica:
-            self._hub.stream_opened_elsewhere(word.session_id)
+            self._streams.opened_elsewhere(word)
 
 
 class _Initialize(msgspec.Struct):
@@ -322,6 +327,10 @@ class _Initialize(msgspec.Struct):
     def __post_init__(self) -> None:
         for raw in (self.capabilities, self.clientInfo):
             msgspec.json.decode(raw, type=dict)
+
+
+def _takes_events(accept: bytes | None) -> bool:
+    return accept is None or b"text/event-stream" in accept or b"*/*" in accept
 
 
 def _is_id(raw: msgspec.Raw) -> bool:

@@ -1,51 +1,33 @@
-"""Everything that flows back: what backends say beside their answers, and what clients answer to it.
+"""Clients' own streams (GET): one per session in the whole fleet, the newest; and what is merged into it.
 
-    backend --message--> Hub: whose? --> the call that it belongs to, else the client's stream, else nobody
-        a request: its id is sealed (seals.py); with nobody to hear it, it is refused at once
-        progress: only to the call whose token it names, at the backend that is asked
-        list_changed: the backend's lists are read again; clients hear of the catalog's change, not of the backend's
-    client --answer, to any replica--> unsealed --> the leg at that backend, or the replica of ours that asked
+    open_stream --> the older one is closed, here or (words.StreamOpened) elsewhere
+    tend        --> the streams of the session's legs are listened to here, and of no others; resources that it has
+                    subscribed to at backends without sessions are watched (watches.py)
+    say         --> a message that belongs to no call
 
-A client has one stream per session in the whole fleet: the newest. While it is open here, the legs' own streams are
-listened to here.
+What the legs say goes through the hub (hub.py), which knows whose it is.
 """
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from fastproxy import errors
 from fastproxy._ext import core
-from fastproxy.vmcp import (
-    backends,
-    inquiries,
-    messages,
-    peer,
-    record,
-    rounds,
-    seals,
-    sessions,
-    voices,
-    watches,
-    words,
-)
+from fastproxy.vmcp import backends, peer, record, sessions, voices, watches, words
 
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS_MAX = 15.0  # as often as the SDKs' servers say something
 LOOK_SECONDS = 1.0
-SEND_SECONDS_MAX = 10.0  # for a client's answer to reach its backend
 LISTEN_PAUSE_SECONDS = (0.05, 0.2, 1.0, 5.0, 15.0)
-NO_HEARER = "the client has no stream open on which it could be asked"
 
 
-class Hub:
-    """One per process."""
+class Streams:
+    """Those that are open here."""
 
     def __init__(
         self,
@@ -54,31 +36,27 @@ class Hub:
         *,
         replica: str,
         tell: Callable[..., Any],
+        hear: Callable[[str, backends.Backend, bytes], None],
         watched: watches.Watches,
         locate: Callable[[str], str | None],
         start_task: Callable[..., asyncio.Task[Any]],
     ) -> None:
-        """`tell(word, to=None)`: a word to the other processes of the fleet (bus.py). `locate(uri)`: the backend of a
-        resource."""
-        self._sessions = known
+        """`tell(word)`: a word to the other processes of the fleet; `hear(session_id, backend, message)`: what a leg
+        says on its own stream; `locate(uri)`: the backend of a resource."""
         self._backends = group
         self._replica = replica
         self._tell = tell
+        self._hear = hear
         self._watches = watched
         self._locate = locate
         self._start_task = start_task
-        self._streams: dict[str, sessions.Session] = {}  # with a stream here, by id
+        self._streams: dict[str, sessions.Session] = {}  # by session id
         self._looking = False
-        self._asked: dict[str, asyncio.Future[bytes]] = {}  # what we have asked of clients, by number
         known.on_changed = self.tend
         known.on_ended = self._session_ended
 
-    @property
-    def streams_open(self) -> int:
-        """Clients' streams here."""
+    def __len__(self) -> int:
         return len(self._streams)
-
-    # ---- the client's stream
 
     def open_stream(self, session: sessions.Session, exchange: core.Exchange, fields: voices.Fields) -> None:
         """The newest wins, on whichever replica the older one is."""
@@ -87,20 +65,20 @@ class Hub:
             self._close(session, older)
         session_id = session.session_id
         exchange.note = session_id
-        session.stream = voices.Stream(exchange, fields, lambda stream: self._closed(session, stream))
-        session.stream.spoke_at = time.monotonic()
+        opened = session.stream = voices.Stream(exchange, fields, lambda stream: self._closed(session, stream))
         self._streams[session_id] = session
-        self._tell(words.StreamOpened(session_id, self._replica))
+        self._tell(words.StreamOpened(session_id, self._replica, opened.opened_at))
         self.tend(session)
         if not self._looking:
             self._looking = True
             self._start_task(self._look_after(), name="look after streams")
 
-    def stream_opened_elsewhere(self, session_id: str) -> None:
-        """Another replica has the session's newest stream."""
-        session = self._streams.get(session_id)
-        if session is not None and session.stream is not None:
-            self._close(session, session.stream)
+    def opened_elsewhere(self, word: words.StreamOpened) -> None:
+        """Another replica has a stream of the session: the older of two goes."""
+        session = self._streams.get(word.session_id)
+        stream = None if session is None else session.stream
+        if session is not None and stream is not None and stream.opened_at < word.opened_at:
+            self._close(session, stream)
 
     def tend(self, session: sessions.Session) -> None:
         """Listen to the legs that there are by now, and to no others."""
@@ -186,7 +164,7 @@ class Hub:
                     leg_session_id=leg.backend_session_id,
                     protocol_version=leg.protocol_version,
                     headers=[],
-                    on_message=lambda message: self.hear(session_id, backend, message),
+                    on_message=lambda message: self._hear(session_id, backend, message),
                 )
             except (peer.NoStream, peer.SessionLost, peer.Unauthorized) as error:
                 logger.debug("a leg has no stream: backend=%s reason=%s", backend.id, error)
@@ -201,193 +179,18 @@ class Hub:
         messages = [peer.write_notification(f"notifications/{kind}/list_changed") for kind in sorted(kinds)]
         for session in list(self._streams.values()):
             for message in messages:
-                self._say(session, message)
+                self.say(session, message)
 
-    # ---- from a backend
-
-    def hear(self, session_id: str, backend: backends.Backend, data: bytes, call: voices.Call | None = None) -> None:
-        """A message that is no answer. `call`: on whose answer's stream it came, where that can be told."""
-        message = peer.read_message(data)
-        if message is None or not message.method_name:
-            return
-        session = self._sessions.at_hand(session_id)
-        if bytes(message.id):
-            self._hear_request(session, session_id, backend, message, call)
-        elif session is not None:
-            self._hear_notification(session, backend, message, data, call)
-
-    def _hear_request(
-        self,
-        session: sessions.Session | None,
-        session_id: str,
-        backend: backends.Backend,
-        message: peer.Message,
-        call: voices.Call | None,
-    ) -> None:
-        if message.method_name == "ping":
-            self._answer(session_id, backend, peer.write_result(bytes(message.id), b"{}"))
-            return
-        if session is not None:
-            secret = session.record.secret
-            sealed = seals.seal(secret, seals.Sealed(backend.id, bytes(message.id).decode("utf-8", "replace")))
-            asked = bytes(message.params)
-            params = messages.with_asked_token(asked, lambda raw: self._seal_token(secret, backend, raw))
-            text = messages.request(msgspec.json.encode(sealed), message.method_name, params)
-            if self._speak(session, backend, text, call):
-                return
-        self._answer(session_id, backend, peer.write_error(bytes(message.id), -32603, NO_HEARER))
-
-    def _seal_token(self, secret: str, backend: backends.Backend, raw: bytes) -> bytes:
-        return msgspec.json.encode(seals.seal(secret, seals.Sealed(backend.id, raw.decode("utf-8", "replace"))))
-
-    def _hear_notification(
-        self,
-        session: sessions.Session,
-        backend: backends.Backend,
-        message: peer.Message,
-        data: bytes,
-        call: voices.Call | None,
-    ) -> None:
-        method = message.method_name
-        if method.endswith("/list_changed"):
-            backend.refresh(method)
-        elif method == "notifications/progress":
-            owner = self._owner(session, backend, messages.token_of(bytes(message.params)), call)
-            if owner is not None:
-                owner.say(data)
-        elif method == "notifications/resources/updated":
-            self._say(session, data)
-        elif method == "notifications/cancelled":
-            raw = messages.cancelled_id(bytes(message.params))
-            sealed = seals.seal(session.record.secret, seals.Sealed(backend.id, raw.decode("utf-8", "replace")))
-            params = messages.with_member(bytes(message.params), "requestId", msgspec.json.encode(sealed))
-            self._speak(session, backend, peer.write_notification(method, params), call)
-        else:
-            self._speak(session, backend, data, call)
-
-    def _owner(
-        self, session: sessions.Session, backend: backends.Backend, token: bytes, call: voices.Call | None
-    ) -> voices.Call | None:
-        """The call whose progress this is, if it is at that backend: no other can speak for it."""
-        candidates = [call] if call is not None else list((session.calls or {}).values())
-        for candidate in candidates:
-            if token and candidate.token == token and candidate.backend_id == backend.id:
-                return candidate
-        return None
-
-    def _speak(
-        self, session: sessions.Session, backend: backends.Backend, message: bytes, call: voices.Call | None
-    ) -> bool:
-        """On the call's own stream; else on the client's; else on that of a call at the same backend."""
-        if call is not None and call.say(message):
-            return True
-        if self._say(session, message):
-            return True
-        return any(
-            other.say(message)
-            for other in list((session.calls or {}).values())
-            if other is not call and other.backend_id == backend.id
-        )
-
-    def _say(self, session: sessions.Session, message: bytes) -> bool:
+    def say(self, session: sessions.Session, message: bytes) -> bool:
+        """On the session's stream. False: it is not here, or takes nothing more."""
         stream = session.stream
         if stream is None:
             return False
         stream.spoke_at = time.monotonic()
         return stream.say(message)
 
-    def _answer(self, session_id: str, backend: backends.Backend, message: bytes) -> None:
-        self._start_task(self._answer_backend(session_id, backend, message), name=f"answer {backend.id}")
-
-    async def _answer_backend(self, session_id: str, backend: backends.Backend, message: bytes) -> None:
-        session = await self._sessions.find(session_id)
-        leg = None if session is None else session.record.leg(backend.id)
-        if leg is not None:
-            await self.send(backend, leg, message)
-
-    # ---- what we ask ourselves
-
-    async def ask(self, session: sessions.Session, asked: inquiries.Inquiry, call: voices.Call | None) -> bytes:
-        """The client's answer, to whichever replica it comes: a result. ClientRefused: an error, or nobody hears it."""
-        number = secrets.token_hex(8)
-        sealed = seals.seal(session.record.secret, seals.Sealed("", number, self._replica))
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
-        try:
-            text = messages.request(msgspec.json.encode(sealed), asked.method, asked.params)
-            if not (call is not None and call.say(text)) and not self._say(session, text):
-                raise rounds.ClientRefused(NO_HEARER)
-            members = messages.members(b"{" + await answer + b"}")
-        finally:
-            del self._asked[number]
-        if "error" in members:
-            error = bytes(members["error"])
-            raise rounds.ClientRefused(peer.read_error(error).message[:200], error)
-        return bytes(members["result"])
-
-    def answered(self, word: words.Answered) -> None:
-        """A client's answer to what we have asked; a second one is dropped."""
-        answer = self._asked.get(word.number)
-        if answer is not None and not answer.done():
-            answer.set_result(word.members)
-
-    # ---- from the client
-
-    async def take_answer(self, session: sessions.Session, message: peer.Message) -> None:
-        """What a client answers to a backend, or to us. What does not open is dropped: nobody has asked that."""
-        text = message.id_text
-        sealed = None if text is None else seals.unseal(session.record.secret, text)
-        if sealed is None:
-            logger.info("an answer that nobody waits for was dropped: session has no such request")
-            return
-        if not sealed.backend and sealed.replica == self._replica:
-            self.answered(words.Answered(sealed.raw, messages.answer_members(message)))
-        elif not sealed.backend:
-            self._tell(words.Answered(sealed.raw, messages.answer_members(message)), to=sealed.replica)
-        else:
-            await self._pass_on(session, sealed.backend, messages.answer(sealed.raw.encode(), message))
-
-    async def take_progress(self, session: sessions.Session, message: peer.Message) -> None:
-        """A client's progress with what a backend has asked of it."""
-        text = messages.text_of(messages.token_of(bytes(message.params)))
-        sealed = None if text is None else seals.unseal(session.record.secret, text)
-        if sealed is not None and sealed.backend:
-            params = messages.with_member(bytes(message.params), "progressToken", sealed.raw.encode())
-            await self._pass_on(session, sealed.backend, peer.write_notification(message.method_name, params))
-
-    async def tell_legs(self, session: sessions.Session, message: bytes) -> None:
-        """A notification that concerns every backend of the session."""
-        await asyncio.gather(*(self._pass_on(session, leg.backend_id, message) for leg in session.record.backends))
-
-    async def _pass_on(self, session: sessions.Session, backend_id: str, message: bytes) -> None:
-        backend, leg = self._backends.get(backend_id), session.record.leg(backend_id)
-        if backend is None or leg is None:
-            return
-        if leg.replica not in (msgspec.UNSET, self._replica):
-            self._tell(words.Passed(session.session_id, backend_id, message), to=str(leg.replica))
-            return
-        await self.send(backend, leg, message)
-
-    async def send(self, backend: backends.Backend, leg: record.Leg, message: bytes) -> None:
-        """To a leg, best effort."""
-        try:
-            await backend.peer.send(
-                message,
-                leg_session_id=leg.backend_session_id,
-                protocol_version=leg.protocol_version,
-                headers=[],
-                seconds_max=min(backend.timeout_seconds, SEND_SECONDS_MAX),
-            )
-        except (peer.BackendError, errors.StoreError) as error:
-            logger.info("a client's message did not reach its backend: backend=%s reason=%s", backend.id, error)
-
-    # ---- cancelled
-
-    def cancel(self, session_id: str, request_id: bytes) -> bool:
-        """The client no longer wants a call. False: it is not under way here."""
-        session = self._sessions.at_hand(session_id)
-        call = (session.calls or {}).get(request_id) if session is not None else None
-        if call is None:
-            return False
-        call.cancel()
-        return True
+    def say_here(self, session_id: str, message: bytes) -> None:
+        """What another replica has heard, if the client's stream is here."""
+        session = self._streams.get(session_id)
+        if session is not None:
+            self.say(session, message)

@@ -8,6 +8,7 @@ more than LAG_BYTES_MAX waits for one, whatever a backend says.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -52,6 +53,7 @@ class Call:
         "opened",
         "over",
         "request_id",
+        "takes_events",
         "task",
         "token",
     )
@@ -62,6 +64,7 @@ class Call:
         self.fields = fields  # of its answer's head
         self.token = b""
         self.backend_id = ""
+        self.takes_events = True
         self.opened = False
         self.over = False
         self.cancelled = False
@@ -79,7 +82,7 @@ class Call:
         if self.elsewhere is not None:
             self.elsewhere(message)
             return True
-        if self.over or self.exchange is None or self.exchange.over is not None:
+        if self.over or self.exchange is None or self.exchange.over is not None or not self.takes_events:
             return False
         try:
             if not self.opened:
@@ -126,13 +129,14 @@ class Call:
 class Stream:
     """A client's GET. `listening`: the streams of legs that are merged into it."""
 
-    __slots__ = ("closed", "exchange", "listening", "spoke_at", "watched")
+    __slots__ = ("closed", "exchange", "listening", "opened_at", "spoke_at", "watched")
 
     def __init__(self, exchange: core.Exchange, fields: Fields, on_closed: Callable[["Stream"], None]) -> None:
         self.exchange = exchange
         self.listening: dict[str, tuple[record.Leg, asyncio.Task[None]]] = {}
         self.watched: dict[str, Callable[[], None]] = {}  # a URI at a backend without sessions: how to let go of it
-        self.spoke_at = 0.0
+        self.opened_at = time.time()
+        self.spoke_at = time.monotonic()
         self.closed = False
         exchange.on_end = lambda _: on_closed(self)
         exchange.open_stream(200, [*EVENTS, *fields])

@@ -11,10 +11,19 @@ class Word(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
 
 
 class StreamOpened(Word, frozen=True, gc=False):
-    """The newest stream of this session is at that replica: older ones are to be closed."""
+    """The newest stream of this session is at that replica: those opened before (seconds since the epoch) are to be
+    closed. A word may be slow, and meet a stream that is newer than its own."""
 
     session_id: str
     replica: str
+    opened_at: float
+
+
+class Said(Word, frozen=True, gc=False):
+    """What a backend has said on a leg that only the teller can reach, for the client's stream, wherever that is."""
+
+    session_id: str
+    message: bytes
 
 
 class Cancelled(Word, frozen=True, gc=False):
@@ -114,6 +123,7 @@ class ResumedDone(Word, frozen=True, gc=False):
 
 Any = (
     StreamOpened
+    | Said
     | Cancelled
     | Answered
     | Passed

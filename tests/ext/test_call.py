@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from fastproxy._ext import core
+from tests.kit import coroutines
 
 REQUEST = b"POST /mcp HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -129,8 +130,7 @@ def test_what_nobody_wants_is_read_to_its_end_so_that_the_connection_serves_agai
         assert await call.next_event(1000) == b"data: 1\n\n"
         call.finish()
         assert call.over is None
-        while call.over is None:
-            await asyncio.sleep(0.01)
+        await coroutines.eventually(lambda: call.over is not None)
         assert call.over == "done"
         assert stage.endpoint.spare_count == 1
 
@@ -142,8 +142,7 @@ def test_an_answer_that_never_ends_is_let_go_of_soon() -> None:
         call, _ = await stage.call()
         assert await call.next_event(1000) == b"data: 1\n\n"
         call.finish()
-        while call.over is None:
-            await asyncio.sleep(0.02)
+        await coroutines.eventually(lambda: call.over is not None)
         assert call.over == "finished"
         assert (stage.endpoint.in_flight, stage.endpoint.spare_count) == (0, 0)
 
