@@ -24,7 +24,7 @@ from fastproxy.vmcp import backends, bridge, connections, inquiries, messages, p
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS_MAX = 600.0  # as the SDKs' own states hold
-PARKED_MAX = 10_000  # each is a connection to a backend, or a part of one
+PARKED_MAX = 2_000  # each is a connection to a backend
 GATHER_SECONDS = 0.01  # after a question: a backend that has several asks them at once
 STATE_MARK = "fp1"
 

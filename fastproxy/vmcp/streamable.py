@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from fastproxy.mcp import revision
-from fastproxy.vmcp import connections, mirrors, outgoing, peer
+from fastproxy.vmcp import connections, events, mirrors, outgoing, peer
 
 # What changes nothing, or nothing by being done twice: sent again when a kept connection turns out to be closed.
 REPEATABLE = frozenset(
@@ -39,6 +39,7 @@ REFUSAL_BYTES_MAX = 65536  # of an answer that says no
 NOTICE_SECONDS_MAX = 5.0  # for a notification of ours that nobody awaits
 RESUME_SECONDS_DEFAULT = 1.0  # where the backend has not said `retry:`
 RESUME_SECONDS_MIN = 0.02
+RESUME_SECONDS_MAX = 10.0
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: the stream before this one is not quite gone
 _ACCEPT_BOTH = (b"Accept", b"application/json, text/event-stream")
 _ACCEPT_EVENTS = (b"Accept", b"text/event-stream")
@@ -145,19 +146,31 @@ class StreamablePeer:
         headers: connections.Fields,
         on_message: peer.OnMessage,
     ) -> None:
-        """Until the stream ends. NoStream: there is none; BackendError: it ended otherwise than it should."""
+        """Until the stream ends. A server that numbers its events may end it at any time, and is asked for what follows
+        the last one. NoStream: there is none; BackendError: it ended otherwise than it should."""
         fields = self._fields(leg_session_id, protocol_version, headers)
-        request = connections.render(self._get_head, fields)
+        place = _Place()
         async with peer.Deadline(self.backend, None):
-            answer = await self._line.send(request, repeatable=True)
-            try:
-                if answer.status >= 300 or not answer.is_event_stream:
-                    raise await self._no_stream(answer, leg_session_id)
-                while event := await answer.next_event(bytes_max=peer.ANSWER_BYTES_MAX):
-                    if event.data and event.kind == "message":
-                        on_message(event.data)
-            finally:
-                answer.close()
+            answer = await self._line.send(connections.render(self._get_head, fields), repeatable=True)
+            while True:
+                try:
+                    if answer.status >= 300 or not answer.is_event_stream:
+                        raise await self._no_stream(answer, leg_session_id)
+                    while event := await answer.next_event(bytes_max=peer.ANSWER_BYTES_MAX):
+                        place.pass_by(event)
+                        if event.data and event.kind == "message":
+                            on_message(event.data)
+                except connections.Malformed:
+                    raise
+                except connections.Lost:
+                    if place.last_event_id is None:
+                        raise
+                finally:
+                    answer.close()
+                if place.last_event_id is None:
+                    return
+                await asyncio.sleep(place.pause())
+                answer = await self.resume(fields, place.last_event_id)
 
     async def _no_stream(self, answer: connections.Answer, session_id: str | None) -> peer.BackendError:
         body = await answer.whole(bytes_max=REFUSAL_BYTES_MAX)
@@ -239,6 +252,29 @@ class StreamablePeer:
             await sending
 
 
+class _Place:
+    """Where in a stream of numbered events we are, and how soon it may be asked for again."""
+
+    def __init__(self) -> None:
+        self.last_event_id: str | None = None
+        self._retry_seconds = RESUME_SECONDS_DEFAULT
+        self._in_vain = 0  # streams in a row that have brought nothing
+
+    def pass_by(self, event: events.Event) -> None:
+        """An event has come."""
+        self._in_vain = 0
+        if event.id and event.id.isprintable():
+            self.last_event_id = event.id
+        if event.retry_seconds is not None:
+            self._retry_seconds = max(event.retry_seconds, RESUME_SECONDS_MIN)
+
+    def pause(self) -> float:
+        """Seconds until it is asked for again: what the backend has said, and longer while nothing comes of it."""
+        self._in_vain += 1
+        doubled = self._retry_seconds * (1 << min(self._in_vain - 1, 10))
+        return min(doubled, max(self._retry_seconds, RESUME_SECONDS_MAX))
+
+
 class _Conversation:
     """One request under way: where its answer comes from."""
 
@@ -256,8 +292,7 @@ class _Conversation:
         self._on_message = on_message
         self._session_id = session_id
         self._headers = headers
-        self._last_event_id: str | None = None
-        self._resume_seconds = RESUME_SECONDS_DEFAULT
+        self._place = _Place()
 
     async def finish(self, answer: connections.Answer) -> bytes:
         """The result."""
@@ -276,10 +311,7 @@ class _Conversation:
         """The answer in a stream of events; None: it ended without one, and may be resumed."""
         try:
             while event := await answer.next_event(bytes_max=peer.ANSWER_BYTES_MAX):
-                if event.id and event.id.isprintable():
-                    self._last_event_id = event.id
-                if event.retry_seconds is not None:
-                    self._resume_seconds = max(event.retry_seconds, RESUME_SECONDS_MIN)
+                self._place.pass_by(event)
                 message = peer.read_message(event.data) if event.data else None
                 if message is None:
                     continue
@@ -291,17 +323,17 @@ class _Conversation:
         except connections.Malformed:
             raise
         except connections.Lost:
-            if self._last_event_id is None:
+            if self._place.last_event_id is None:
                 raise
         answer.close()
-        if self._last_event_id is None:
+        if self._place.last_event_id is None:
             raise connections.Lost("the stream of events ended without an answer")
         return None
 
     async def _resume(self) -> connections.Answer:
-        assert self._last_event_id is not None
-        await asyncio.sleep(self._resume_seconds)
-        answer = await self._owner.resume(self._headers, self._last_event_id)
+        assert self._place.last_event_id is not None
+        await asyncio.sleep(self._place.pause())
+        answer = await self._owner.resume(self._headers, self._place.last_event_id)
         if not answer.is_event_stream or answer.status >= 300:
             answer.close()
             raise connections.Lost(f"the stream ended without an answer and could not be resumed ({answer.status})")

@@ -122,6 +122,40 @@ async def test_a_stream_that_ends_early_is_resumed_where_it_ended() -> None:
     assert len(server.calls("tools/call")) == 1
 
 
+async def test_a_stream_of_numbered_events_goes_on_after_the_last_one_when_the_server_ends_it() -> None:
+    server = speaker.Speaker()
+    asked: list[str | None] = []
+
+    async def listen(call: speaker.Call) -> None:
+        if call.session == "session-1":
+            await server.serve(call)  # discovery's
+            return
+        asked.append(call.fields.get("last-event-id"))
+        await call.open_events()
+        number = len(asked)
+        if number > 3:
+            await call.until_gone()
+            return
+        message = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": number}}
+        await call.event(message, event_id=f"e{number}", retry=20)
+        await (call.end_events() if number != 2 else call.writer.drain())
+        if number == 2:
+            call.writer.close()  # in the middle: as good as an end
+
+    server.on("GET", listen)
+    async with spoken_to(server) as backend:
+        server.sessions.add("mine")
+        heard: list[bytes] = []
+        listening = asyncio.create_task(
+            backend.peer.listen(leg_session_id="mine", protocol_version=LEGACY, headers=[], on_message=heard.append)
+        )
+        await coroutines.eventually(lambda: len(asked) == 4, seconds_max=15.0)
+        assert asked == [None, "e1", "e2", "e3"]
+        assert len(heard) == 3
+        listening.cancel()
+        await asyncio.wait({listening})
+
+
 async def test_an_error_is_the_backends_own_with_all_of_it() -> None:
     server = speaker.Speaker()
 
