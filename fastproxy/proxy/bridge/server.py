@@ -109,18 +109,22 @@ class Bridge:
 
     def begin(self, exchange: core.Exchange) -> None:
         """A head has come."""
-        if not self._serve_at_once(exchange):
+        if exchange.method != b"POST" or exchange.modern:
             self.tasks.start(self._tell(exchange), name="bridge")
+            return
+        try:
+            body = exchange.peek(self._body_bytes_max + 1)
+        except core.ExchangeOver:
+            return
+        if not (body.done() and self._serve_at_once(exchange, *body.result())):
+            self.tasks.start(self._tell(exchange, body), name="bridge")
 
-    def _serve_at_once(self, exchange: core.Exchange) -> bool:
+    def _serve_at_once(self, exchange: core.Exchange, body: bytes, whole: bool) -> bool:
         """Most requests: a call whose body came with its head, of a process that takes it now. No task is made for it,
         which is a third of what a call costs us."""
-        body, whole = exchange.body
-        if not whole or not body or exchange.method != b"POST" or exchange.modern:
-            return False
         request = requests.read(exchange.method, exchange.target, exchange.fields)
         known = self._sessions.get(request.header(b"mcp-session-id") or "")
-        said = message.read(body) if known is not None and not known.ended else None
+        said = message.read(body) if whole and known is not None and not known.ended else None
         if known is None or said is None or not said.is_request:
             return False
         return known.submit_at_once(self._post(exchange, request, known, said), said)
@@ -134,16 +138,17 @@ class Bridge:
     def access(self, exchange: core.Exchange) -> None:
         """The data plane writes the access line."""
 
-    async def _tell(self, exchange: core.Exchange) -> None:
-        """Every exchange's frame: what goes wrong in it is answered here."""
-        asked: envelope.Envelope | None = None
+    async def _tell(self, exchange: core.Exchange, body: asyncio.Future[tuple[bytes, bool]] | None = None) -> None:
+        """Every exchange's frame: what goes wrong in it is answered here. `body`: is on its way."""
         try:
+            if body is not None:
+                await body
             request = requests.read(exchange.method, exchange.target, exchange.fields)
             try:
                 await self._serve(exchange, request)
             except errors.FastproxyError as error:
-                body, whole = exchange.body
-                asked = envelope.read(body) if whole and body else None
+                kept, whole = exchange.body
+                asked = envelope.read(kept) if whole and kept else None
                 status, fields, text = reply.render(_explain(error), asked, legacy=not exchange.modern)
                 exchange.answer(status, fields, text)
         except core.ExchangeOver:
