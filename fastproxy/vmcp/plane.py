@@ -71,7 +71,7 @@ class Plane:
         self.tasks = tasks.Tasks()
         self.discovery_fault: str | None = None
         self.guard = guard.of_data(front)
-        self.reactor = _make_reactor(front)
+        self.reactor = _make_reactor(front, config.group)
         self._names = names.Names(
             names.ask_system, clock=time.monotonic, start_task=self.tasks.start, on_moved=self._host_moved
         )
@@ -330,7 +330,9 @@ class Plane:
                 endpoint.moved()
 
 
-def _make_reactor(front: schema.ServeConfig) -> core.Reactor:
+def _make_reactor(front: schema.ServeConfig, group: vmcp_schema.Group) -> core.Reactor:
+    # Every call has a deadline of its own, by its backend; the relay's is beyond all of them.
+    longest = max([front.response_timeout, *(each.timeout_seconds for each in group.backends)])
     reactor = core.Reactor(
         asyncio.get_running_loop(),
         None,
@@ -339,7 +341,7 @@ def _make_reactor(front: schema.ServeConfig) -> core.Reactor:
         body_seconds=front.body_timeout,
         idle_seconds=front.idle_timeout,
         connect_seconds=front.connect_timeout,
-        response_seconds=front.response_timeout,
+        response_seconds=longest + parking.WAIT_SECONDS_MAX,
         spare_seconds=SPARE_SECONDS_MAX,
     )
     reactor.head_bytes_max = front.max_header
