@@ -36,6 +36,7 @@ class Server(serving.Process[plane.Plane]):
         built = plane.Plane(config, self.metrics.observe_store, sessions)
         if self.bridge is not None:
             built.discovery.configure((self.bridge.backend,))
+            self.metrics.attach_programs(self.bridge.supply)
         self.metrics.attach(built)
         self.admin = admin.Admin(built, self.metrics)
         super().__init__(config, built, self.admin)

@@ -18,7 +18,7 @@ import prometheus_client
 from prometheus_client import exposition, registry
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from fastproxy.telemetry import families, fleet, source
+from fastproxy.telemetry import families, fleet, programs, source
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text"
@@ -53,6 +53,10 @@ class Telemetry:
     def attach_reloads(self, read_counts: Callable[[], Mapping[str, int]]) -> None:
         """This process reads the configuration."""
         self._registry.register(families.Reloads(self._server, read_counts))
+
+    def attach_programs(self, supply: programs.Supply) -> None:
+        """A stdio server is bridged here."""
+        self._registry.register(programs.Programs(self._server, supply))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Body and content type."""

@@ -242,9 +242,15 @@ def test_spares_wait_and_are_replaced() -> None:
         caller = opened(proxy)
         assert int(caller.call("whoami")) in before
         stage.await_that(lambda: len(stage.processes(proxy)) == 3, "the spare was replaced")
-        for pid in set(stage.processes(proxy)) - {int(caller.call("whoami"))}:
+        own = int(caller.call("whoami"))
+        for pid in set(stage.processes(proxy)) - {own}:
             stage.kill(pid)
         stage.await_that(lambda: len(set(stage.processes(proxy)) - before) == 2, "dead spares are replaced")
+        metrics = proxy.metrics()
+        assert metrics.value("fastproxy_stdio_processes", state="serving") == 1
+        assert metrics.value("fastproxy_stdio_processes", state="spare") == 2
+        assert metrics.value("fastproxy_stdio_starts_total") == 5
+        assert metrics.value("fastproxy_stdio_deaths_total") == 2
 
 
 @pytest.mark.parametrize("mode", ["ended", "left"])
