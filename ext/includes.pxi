@@ -34,6 +34,7 @@ cdef extern from "posix.h" nogil:
     int c_shutdown "shutdown"(int, int)
     int c_socket "socket"(int, int, int)
     ssize_t fp_send2(int, const void*, size_t, const void*, size_t)
+    void fp_keep_memory()
     int fp_accept(int)
     int fp_quickack(int)
     int fp_nodelay(int)

@@ -6,6 +6,7 @@
 #endif
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <stdint.h>
 #include <stddef.h>
@@ -19,6 +20,15 @@
 #include <netinet/tcp.h>
 
 static inline int fp_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC); }
+
+/* Bodies come and go through buffers of up to 256 KiB. glibc would give the memory of each back to the kernel, which clears
+   every page of the next one: of 1 MiB each way a tenth of all the time. So up to 4 MiB stay with us. */
+static inline void fp_keep_memory(void) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    mallopt(M_TRIM_THRESHOLD, 4 << 20);
+#endif
+}
 
 /* Two pieces in one system call. */
 static inline ssize_t fp_send2(int fd, const void *p, size_t n, const void *q, size_t m) {

@@ -89,6 +89,7 @@ cdef class Reactor:
                            (DUE_STALL, idle_seconds), (DUE_LINGER, linger_seconds), (DUE_CONNECT, connect_seconds),
                            (DUE_RESPONSE, response_seconds), (DUE_SPARE, spare_seconds), (DUE_VERDICT, 0.1)):
             self.dues[i].length_ms = <uint64_t>(seconds * 1000)
+        fp_keep_memory()
         self.scratch = <char*>malloc(PIECE_LARGE)
         if self.scratch == NULL or buffer_room(&self.out, 4 * PIECE_LARGE) < 0:
             raise MemoryError

@@ -15,7 +15,8 @@ cdef int pump_request(Exchange exchange) except -1:
                     undue(client)
                 return 0
             if exchange.cursor < buffer_size(&exchange.kept) or exchange.body_done:
-                send_kept(exchange, out)
+                if send_kept(exchange, out) < 0:
+                    return 0
                 n = exchange.cursor
                 if out.end > out.start and send_upstream(exchange, out) < 0:
                     return 0
@@ -41,14 +42,15 @@ cdef int pump_request(Exchange exchange) except -1:
     return 0
 
 
-cdef int send_kept(Exchange exchange, Buffer* out) except -1:
-    """The kept part of the body behind a head in `out`, so that a small request is one write."""
+cdef int send_kept(Exchange exchange, Buffer* out) except -2:
+    """The kept part of the body behind a head in `out`, so that a small request is one write. -1: see `send_upstream`."""
     cdef Py_ssize_t n = buffer_size(&exchange.kept) - exchange.cursor
     if n > PIECE_LARGE:
         n = PIECE_LARGE
     if n > 0:
-        frame_request(exchange, out, exchange.kept.data + exchange.kept.start + exchange.cursor, n)
         exchange.cursor += n
+        if pass_body(exchange, out, exchange.kept.data + exchange.kept.start + exchange.cursor - n, n) < 0:
+            return after_writing(exchange, -1)
     if exchange.body_done and exchange.cursor == buffer_size(&exchange.kept):
         end_request_frames(exchange, out)
     return 0
@@ -56,6 +58,14 @@ cdef int send_kept(Exchange exchange, Buffer* out) except -1:
 
 cdef int frame_request(Exchange exchange, Buffer* out, const char* p, Py_ssize_t n) except -1:
     return append_frame(out, p, n, exchange.body_kind == B_CHUNKED)
+
+
+cdef int pass_body(Exchange exchange, Buffer* out, const char* p, Py_ssize_t n) except -2:
+    """A decoded piece to the upstream: from where it lies when there is nothing to add to it, else into `out`. -1: it takes
+    no more, which is for the caller to tell `after_writing`, once nobody needs the piece."""
+    if exchange.body_kind == B_CHUNKED or out.end > out.start:
+        return frame_request(exchange, out, p, n)
+    return exchange.upstream.write(p, n)
 
 
 cdef int end_request_frames(Exchange exchange, Buffer* out) except -1:
@@ -71,9 +81,14 @@ cdef int end_request_frames(Exchange exchange, Buffer* out) except -1:
 
 cdef int send_upstream(Exchange exchange, Buffer* out) except -2:
     """0, or -1 when the backend takes no more: then its answer, if there is one, is read."""
-    cdef Upstream upstream = exchange.upstream
-    cdef int rc = upstream.write(out.data + out.start, buffer_size(out))
+    cdef int rc = exchange.upstream.write(out.data + out.start, buffer_size(out))
     out.start = out.end = 0
+    return after_writing(exchange, rc)
+
+
+cdef int after_writing(Exchange exchange, int rc) except -2:
+    """What a write to the upstream has come to."""
+    cdef Upstream upstream = exchange.upstream
     if rc == 0:
         if exchange.phase == P_SENT:
             due(upstream, DUE_RESPONSE)
@@ -90,6 +105,15 @@ cdef void forget_kept(Exchange exchange) noexcept:
     exchange.kept_lost = True
 
 
+cdef int keep(Exchange exchange, const char* p, Py_ssize_t n) noexcept:
+    """For another try. Room for all that will be kept is taken at once: growing would copy it again and again."""
+    cdef int64_t whole = exchange.body_left + n
+    if exchange.kept.data == NULL and exchange.body_kind == B_COUNTED and whole > PIECE:
+        if buffer_room(&exchange.kept, min(whole, <int64_t>exchange.reactor.replay_bytes_max)) < 0:
+            return -1
+    return buffer_put(&exchange.kept, p, n)
+
+
 cdef int take_body(Exchange exchange) except -2:
     """The next piece of the body, decoded, into `kept` or straight to the upstream. 1: went on; 0: nothing there."""
     cdef Client client = exchange.client
@@ -97,6 +121,7 @@ cdef int take_body(Exchange exchange) except -2:
     cdef Py_ssize_t size = buffer_size(&client.inbox), consumed, produced
     cdef Py_ssize_t got
     cdef char* p
+    cdef int rc = 0
     if size == 0:
         if exchange.expects:
             exchange.expects = False
@@ -128,19 +153,21 @@ cdef int take_body(Exchange exchange) except -2:
     exchange.expects = False
     if exchange.upstream is None or exchange.request_broken \
             or (not exchange.kept_lost and buffer_size(&exchange.kept) + produced <= exchange.reactor.replay_bytes_max):
-        if not exchange.request_broken and produced and buffer_put(&exchange.kept, p, produced) < 0:
+        if not exchange.request_broken and produced and keep(exchange, p, produced) < 0:
             raise MemoryError
     else:
         if not exchange.kept_lost:
             forget_kept(exchange)
         if produced:
-            frame_request(exchange, out, p, produced)
-        if exchange.body_done:
+            rc = pass_body(exchange, out, p, produced)
+        if exchange.body_done and rc == 0:
             end_request_frames(exchange, out)
             exchange.request_sent = True
     buffer_skip(&client.inbox, consumed)
     if client.due_list == DUE_BODY:
         undue(client)
+    if rc < 0 and after_writing(exchange, rc) < 0:
+        return 0
     if out.end > out.start and send_upstream(exchange, out) < 0:
         return 0
     return 1
