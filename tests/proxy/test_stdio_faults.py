@@ -246,9 +246,9 @@ def test_spares_wait_and_are_replaced() -> None:
         for pid in set(stage.processes(proxy)) - {own}:
             stage.kill(pid)
         stage.await_that(lambda: len(set(stage.processes(proxy)) - before) == 2, "dead spares are replaced")
+        stage.await_that(lambda: proxy.metrics().value("fastproxy_stdio_processes", state="spare") == 2, "two wait")
         metrics = proxy.metrics()
         assert metrics.value("fastproxy_stdio_processes", state="serving") == 1
-        assert metrics.value("fastproxy_stdio_processes", state="spare") == 2
         assert metrics.value("fastproxy_stdio_starts_total") == 5
         assert metrics.value("fastproxy_stdio_deaths_total") == 2
 
