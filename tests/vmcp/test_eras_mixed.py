@@ -69,6 +69,8 @@ def test_a_client_is_served_in_its_own_way_by_servers_of_every_era(
             assert connected.call("old_echo", value=number).text == str(number)
             assert connected.call("dual_echo", value=number).text == str(number)
             assert connected.call("older_test_simple_text").text == connected.call("new_test_simple_text").text
+        mirrored = connected.call("new_test_x_mcp_header", region="grün", query="q")  # its server compares the header
+        assert json.loads(mirrored.text) == {"region": "grün", "query": "q"}
         for number in range(2):  # it is asked in the middle of a call, and answers to whichever process
             assert connected.call("old_elicit", message=f"who? {number}").text == "Ada"
             assert connected.call("old_sample", prompt=f"say {number}").text == f"sampled: say {number}"
