@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 TOUCH_DELAY_SECONDS = 0.05  # renewals are collected for this long, to share a round trip
 STALE_SECONDS_MAX = 0.1  # how long a request waits to have a stale record confirmed, should the store hang
 VERIFY_SECONDS = 0.4  # after an update; a store's own writes are told from others' for 0.25 s
+PASSED_MAX = 100  # sessions in use that are looked at for one that may go
 AMENDS_MAX = 20  # tries of one change against others' changes
 IN_USE_LOOKS_PER_TTL = 6
 SAVE_AGAIN_SECONDS = 0.2  # while the store is away
@@ -284,9 +285,9 @@ class Sessions:
         return session
 
     def _make_room(self) -> None:
-        """The least recently used goes; those in use are looked over, and the bound yields to them."""
+        """The least recently used goes. Those in use are passed over, so many at a time; the bound yields to them."""
         passed = 0
-        while len(self._held) - passed >= self.sessions_max:
+        while len(self._held) >= self.sessions_max and passed < min(len(self._held), PASSED_MAX):
             key = next(iter(self._held))
             session = self._held.pop(key)
             if session.in_use:

@@ -15,7 +15,7 @@ from tests import kit
 from tests.kit import redis_server
 from tests.vmcp import fleet, raw
 
-KINDS = ("mcp2-sse", "mcp1-json")
+KINDS = ("mcp2-sse", "mcp1-json", "mcp1-httpsse")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_processes_that_open_a_leg_at_once_end_up_with_one(place: fleet.Place) -
 def test_a_backend_that_begins_anew_costs_its_own_leg_alone(place: fleet.Place) -> None:
     first, second, third = place.members
     session_id = raw.initialize(first.origin)
-    assert [count(first, session_id, kind) for kind in KINDS] == ["1", "1"]
+    assert [count(first, session_id, kind) for kind in KINDS[:2]] == ["1", "1"]
     before = place.record(session_id)
     place.backends["mcp2-sse"].kill()
     place.backends["mcp2-sse"].start()
@@ -109,6 +109,22 @@ def test_a_process_that_dies_takes_no_session_with_it(place: fleet.Place) -> Non
         first.await_ready()
     fleet.await_that(lambda: fleet.all_live(first, len(KINDS)), "it is back")
     assert count(first, session_id) == "4"
+
+
+def test_a_leg_that_is_a_connection_dies_with_its_process_and_is_opened_anew(place: fleet.Place) -> None:
+    """HTTP+SSE: the stream is the session. While its process lives, every other one calls through it."""
+    first, second, third = place.members
+    session_id = raw.initialize(first.origin)
+    counted = [count(member, session_id, "mcp1-httpsse") for member in (first, second, third, first)]
+    assert counted == ["1", "2", "3", "4"]
+    first.kill()
+    try:
+        assert count(second, session_id, "mcp1-httpsse") == "1"
+        assert count(third, session_id, "mcp1-httpsse") == "2"
+    finally:
+        first.start()
+        first.await_ready()
+    assert count(first, session_id, "mcp1-httpsse") == "3"
 
 
 def test_sessions_go_on_and_begin_while_redis_is_away(place: fleet.Place, redis: redis_server.RedisServer) -> None:
