@@ -10,6 +10,7 @@ import pathlib
 import pytest
 
 from fastproxy.config import vmcp_flags
+from tests import tree
 from tests.kit.command import fail, run
 
 GOOD = """
@@ -131,6 +132,14 @@ def test_help_of_vmcp_teaches_both_ways_and_holds_every_flag_its_default_and_its
     for words in ("--backend NAME=URL", "mcpServers", "default: fastproxy:{name}:vsession:", "default: 30m", "10000"):
         assert words in text
     assert "[-- COMMAND" not in text and "--policy" not in text and "--workers" not in text
+
+
+def test_the_example_in_the_tree_is_a_good_file_once_its_secret_is_there() -> None:
+    file = str(tree.ROOT / "deploy" / "examples" / "group.yaml")
+    done = run("validate", file, GITHUB_AUTHORIZATION="Bearer x")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{file}: OK (vmcp)\n", "")
+    done = run("validate", file)
+    assert done.returncode == 1 and "GITHUB_AUTHORIZATION" in done.stderr
 
 
 def test_the_file_that_help_shows_is_a_good_one(tmp_path: pathlib.Path) -> None:
