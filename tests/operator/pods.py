@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx2
@@ -142,8 +142,14 @@ class Pod:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(words, env={**base, **environment}, stdout=log, stderr=log)
 
-    def start_template(self, template: Object, config_map: Object, secrets: Mapping[tuple[str, str], str]) -> None:
-        """A rendered pod, as it stands there."""
+    def start_template(
+        self,
+        template: Object,
+        config_map: Object,
+        secrets: Mapping[tuple[str, str], str],
+        entry_point: Sequence[str] = ("fastproxy",),
+    ) -> None:
+        """A rendered pod, as it stands there; `entry_point` is the image's own."""
         self.template = template["spec"]
         (container,) = self.template["containers"]
         for mount in container["volumeMounts"]:
@@ -153,8 +159,8 @@ class Pod:
         for each in container["env"]:
             reference = each.get("valueFrom", {}).get("secretKeyRef")
             environment[each["name"]] = secrets[reference["name"], reference["key"]] if reference else each["value"]
-        command = container.get("command") or ["fastproxy"]  # the image's entry point
-        self.start([*PROGRAMS[command[0]], *command[1:], *container["args"]], environment)
+        command = container.get("command") or entry_point
+        self.start([*PROGRAMS[command[0]], *command[1:], *container.get("args", [])], environment)
 
     def probe(self, name: str) -> bool:
         """One of the template's probes, as a kubelet asks it."""

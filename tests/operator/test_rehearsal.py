@@ -41,6 +41,7 @@ class Show:
     def __init__(self, wire: pods.Wire) -> None:
         self.wire = wire
         self.objects = self.render()
+        self.service = self.objects["Service", "mcp-weather-proxy"]
         self.proxies: list[pods.Pod] = []  # those that a Service has in its endpoints
         self.leaving: list[tuple[pods.Pod, Iterator[None]]] = []
         self._numbers = itertools.count(1)
@@ -95,7 +96,7 @@ class Session:
         self.post("notifications/initialized", None)
 
     def post(self, method: str, params: Any) -> httpx2.Response:
-        port = self.show.objects["Service", "mcp-weather-proxy"]["spec"]["ports"][0]["port"]
+        port = self.show.service["spec"]["ports"][0]["port"]
         url = f"http://{random.choice(self.show.proxies).address}:{port}/mcp"
         body: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         if params is not None:
@@ -108,7 +109,8 @@ class Session:
     def call(self) -> None:
         """The session's own counter, which only its own replica has."""
         answer = self.post("tools/call", {"name": "counter", "arguments": {}}).text
-        data = next(line for line in answer.splitlines() if line.startswith("data: {"))
+        # As an event stream, or as JSON alone.
+        data = next(line for line in answer.splitlines() if line.startswith(("data: {", "{")))
         self.count += 1
         result = json.loads(data.removeprefix("data: "))["result"]
         assert str(self.count) in result["content"][0]["text"], result
@@ -192,3 +194,36 @@ def test_a_rendered_server_is_one_server_that_outlives_its_proxies_and_grows(sho
         time.sleep(0.5)
     for session in sessions:
         session.call()
+
+
+@pytest.mark.parametrize("given", ["command", "entry point"])
+def test_a_rendered_stdio_server_is_started_by_its_one_proxy(tmp_path: pathlib.Path, given: str) -> None:
+    """`entry point`: the image's own is `fastproxy serve -- COMMAND`, and all else comes by variables."""
+    command = [str(provision.python("mcp2")), str(backends.PROGRAMS / "stdio_server.py"), "mcp2"]
+    spec: dict[str, Any] = {"image": "example.com/notes", "replicas": 3, "drain": {"delay": "1s"}}
+    if given == "command":
+        spec["podTemplateSpec"] = {"spec": {"containers": [{"name": "mcp", "command": command}]}}
+    resource = {
+        "apiVersion": "toolhive.stacklok.dev/v1beta1",
+        "kind": "MCPServer",
+        "metadata": {"name": "notes"},
+        "spec": spec,
+    }
+    printed = run("render", "-", text=yaml.safe_dump(resource)).stdout
+    objects = {each["kind"]: each for each in yaml.safe_load_all(printed)}
+    assert objects["Deployment"]["spec"]["replicas"] == 1
+    with pods.Wire(tmp_path) as wire:
+        show = Show(wire)
+        show.service = objects["Service"]
+        pod = wire.add("notes")
+        entry_point = [] if given == "command" else ["fastproxy", "serve", "--", *command]
+        pod.start_template(objects["Deployment"]["spec"]["template"], objects["ConfigMap"], {}, entry_point)
+        await_true(lambda: pod.probe("readinessProbe"), pod)
+        show.proxies.append(pod)
+        sessions = [Session(show) for _ in range(2)]
+        for session in [*sessions, *sessions]:
+            session.call()
+        show.dismiss(pod)
+        while show.leaving:
+            time.sleep(0.1)
+            show.go_on()
