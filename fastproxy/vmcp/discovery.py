@@ -27,6 +27,7 @@ COALESCE_SECONDS = 0.05  # after a word of change: servers that start add their 
 READING_SHARE = 4.0  # times as long as the last reading took is waited before the next: a flood of changes costs little
 AWAY_SECONDS_MIN = 0.1
 AWAY_SECONDS_MAX = 5.0  # a backend that is back is noticed within that
+LEAVE_SECONDS_MAX = 5.0
 DOUBT_SECONDS_MIN = 0.5  # between two looks because of calls that failed
 STREAM_PAUSE_SECONDS = 1.0  # between two streams, growing while they end early
 STREAM_PAUSE_SECONDS_MAX = 30.0
@@ -69,6 +70,8 @@ class Discovery:
             backend_id, asked, may_be_modern=may_be_modern, seconds_max=call_seconds_max, on_message=self._hear
         )
         self._contact: survey.Contact | None = None
+        self._introduction_seconds = 0.0
+        self._pause = AWAY_SECONDS_MIN
         self._offers: offers.Offers | None = None
         self._woken = asyncio.Event()
         self._lists_changed = False
@@ -94,26 +97,33 @@ class Discovery:
 
     async def run(self) -> None:
         """For ever."""
-        pause = AWAY_SECONDS_MIN
         while True:
+            lost = False
             try:
                 await self._meet()
-                pause = AWAY_SECONDS_MIN
                 await self._stay()
             except peer.SessionLost as error:
+                lost = True
                 logger.info("backend has begun anew: backend=%s reason=%s", self.backend_id, error)
             except peer.BackendError as error:
                 self._failed(error)
             except Exception:
                 logger.exception("fault in the discovery of a backend: backend=%s", self.backend_id)
-            self._set_contact(None)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, AWAY_SECONDS_MAX)
+            contact, self._contact = self._contact, None
+            self._told.contact(None)
+            if contact is not None and not lost:  # the next session must not be one more
+                self._start_task(self._end(contact, LEAVE_SECONDS_MAX), name=f"leave {self.backend_id}")
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+            self._pause = min(2 * self._pause, AWAY_SECONDS_MAX)
 
     async def leave(self, *, seconds_max: float) -> None:
         """End our session at the backend, best effort."""
         contact, self._contact = self._contact, None
-        if contact is None or contact.session_id is None:
+        if contact is not None:
+            await self._end(contact, seconds_max)
+
+    async def _end(self, contact: survey.Contact, seconds_max: float) -> None:
+        if contact.session_id is None:
             return
         try:
             await self._peer.end(
@@ -125,9 +135,8 @@ class Discovery:
     async def _meet(self) -> None:
         started = time.monotonic()
         contact = await self._surveyor.introduce()
-        self._answered(time.monotonic() - started)
+        self._introduction_seconds = time.monotonic() - started
         self._set_contact(contact)
-        await self._read_lists(contact)
 
     async def _read_lists(self, contact: survey.Contact) -> None:
         self._lists_changed = False
@@ -147,9 +156,13 @@ class Discovery:
             for contact in (self._contact, *self._contact.beside)
         ]
         now = time.monotonic
-        probed_at = read_at = now()
         pause = COALESCE_SECONDS
         try:
+            await asyncio.sleep(0)  # its streams first: no change shall fall between them and the lists
+            await self._read_lists(self._contact)
+            self._answered(self._introduction_seconds)
+            self._pause = AWAY_SECONDS_MIN
+            probed_at = read_at = now()
             while True:
                 probe_at = probed_at + (DOUBT_SECONDS_MIN if self._doubted else self._rules.interval_seconds)
                 read_at_latest = read_at + self._refresh_seconds()

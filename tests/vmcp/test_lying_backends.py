@@ -104,6 +104,22 @@ async def test_a_stream_of_events_that_never_ends_costs_its_deadline_and_no_memo
         assert grown_kib < 32 << 10, f"{grown_kib} KiB for {said} events"
 
 
+async def test_a_backend_whose_list_never_comes_is_not_given_ever_more_sessions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def silent(call: speaker.Call) -> None:
+        await call.until_gone()
+
+    async with speaker.Speaker() as lying:
+        lying.on("tools/list", silent)
+        async with group.running({"lying": group.config("lying", lying.url, timeout_seconds=0.1)}) as running:
+            await coroutines.eventually(lambda: len(lying.calls("initialize")) >= 4, seconds_max=20.0)
+            assert len(lying.sessions) <= 2
+            assert running.get("lying").last_error is not None
+    warned = [record for record in caplog.records if "backend failed" in record.getMessage()]
+    assert len(warned) == 1, "it is said once, not at every try"
+
+
 async def test_one_endless_event_is_cut_at_its_bound() -> None:
     async def swell(call: speaker.Call) -> None:
         await call.open_events()
