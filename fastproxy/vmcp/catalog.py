@@ -148,8 +148,11 @@ class Catalog:
         """The same with these tools of our own. One that is called as a shown tool of a backend is left out; so is one
         with a name too long. `hidden`: others, and why."""
         shown, missing = dict(self._tools.shown), [*self.missing, *hidden]
-        items = dict(zip(self._tools.pages.names, self._tools.pages.items, strict=True))
-        narrow = dict(zip(self._tools.narrow.names, self._tools.narrow.items, strict=True))
+        before = self._tools
+        told = {
+            name: (name, item, narrow)
+            for name, item, narrow in zip(before.pages.names, before.pages.items, before.narrow.items, strict=True)
+        }
         for composite in composites:
             holder = shown.get(composite.name)
             if isinstance(holder, Target):
@@ -160,14 +163,13 @@ class Catalog:
                 why = f"{len(composite.name)} characters, clients take {naming.TOOL_NAME_CHARACTERS_MAX}"
             else:
                 shown[composite.name] = composite
-                items[composite.name] = presentation.pack(composite.raw)
-                narrow[composite.name] = presentation.narrow_tool(items[composite.name])
+                item = presentation.pack(composite.raw)
+                told[composite.name] = (composite.name, item, presentation.narrow_tool(item))
                 continue
             missing.append(LeftOut("composite tools", f"tool {composite.name}", why))
-        as_it_is = paging.Pages("tools", sorted(items.items()), self._seal)
-        as_narrow = paging.Pages("tools", sorted(narrow.items()), self._seal)
+        pages, narrow = lists.make_pages(sorted(told.values()), self._seal)
         return Catalog(
-            lists.Tools(shown, as_it_is, as_narrow, self._tools.steps, self._tools.told),
+            lists.Tools(shown, pages, narrow, self._tools.steps, self._tools.told),
             self._others,
             seal=self._seal,
             version=self.version,

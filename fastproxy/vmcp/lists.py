@@ -101,10 +101,18 @@ def build_tools(
         steps.setdefault(f"{claim.backend}.{claim.own}", target)
     visible = {name: target for target, name in named.items() if _is_visible(aggregation, target)}
     listed = sorted((name, told[target]) for name, target in visible.items())
-    pages = paging.Pages("tools", [(name, one.item) for name, one in listed], seal)
-    narrow = paging.Pages("tools", [(name, one.narrow) for name, one in listed], seal)
+    pages, narrow = make_pages([(name, one.item, one.narrow) for name, one in listed], seal)
     shown: dict[str, Target | Composite] = dict(visible)
     return Tools(shown, pages, narrow, steps, told), names.conflicts
+
+
+def make_pages(told: Sequence[tuple[str, bytes, bytes]], seal: paging.Seal) -> tuple[paging.Pages, paging.Pages]:
+    """The list of tools as they are, and as clients of older revisions take them; one where there is no difference.
+    `told`: names in order, with both."""
+    pages = paging.Pages("tools", [(name, item) for name, item, _ in told], seal)
+    if all(item == narrow for _, item, narrow in told):
+        return pages, pages
+    return pages, paging.Pages("tools", [(name, narrow) for name, _, narrow in told], seal)
 
 
 def _tell(offer: offers.Offer, override: vmcp_schema.Override | None, name: str, known: Told | None) -> Told:
