@@ -68,6 +68,8 @@ class Server(serving.Process[plane.Plane]):
         """From now on this holds, for what comes. StartError: it can't, and nothing has changed."""
         tls = serving.make_tls(config)
         settings.apply(self.plane, config)
+        if self.bridge is not None:
+            self.bridge.configure(config)
         self.config = config
         self._listener.tls_context = tls
         self.configure_listener()

@@ -5,6 +5,7 @@ have ids of ours. What comes back goes to whom it belongs; what cannot be told a
 process to oneself (sampling, elicitation, roots, logging, tasks) is neither promised nor taken.
 """
 
+import asyncio
 import logging
 
 import msgspec
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 NEWEST = "2025-11-25"  # of the revisions with a handshake, in their order
 REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", NEWEST)
+HANDSHAKE_SECONDS_MAX = 240.0  # it may be fetched before it starts; below the time that a client is given
 _WITHHELD = ("logging", "tasks")  # capabilities that are one client's own
 _TAKES_ONE = ("logging/setLevel",)
 _OURS = ("notifications/initialized", "notifications/roots/list_changed")  # we are the client, and have no roots
@@ -34,7 +36,11 @@ class SharedHost(host.Host):
 
     async def open(self) -> None:
         await super().open()
-        await self.replay()
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
+                await self.replay()
+        except TimeoutError as error:
+            raise host.Down(f"its handshake took longer than {HANDSHAKE_SECONDS_MAX:g} s") from error
         self.ready()
 
     async def replay(self) -> None:

@@ -141,6 +141,14 @@ def test_a_call_goes_on_when_its_client_has_left(caller: Caller) -> None:
     assert caller.call("whoami").isdigit()
 
 
+def test_a_cancelled_call_that_is_never_answered_ends_all_the_same(caller: Caller) -> None:
+    under_way = stage.Stream(caller.begin("tools/call", "c", name="elicit", arguments={"message": "x"}))
+    assert under_way.next()["method"] == "elicitation/create"
+    assert caller.tell("notifications/cancelled", requestId="c") == 202
+    assert under_way.next()["error"]["code"] == -32800
+    assert under_way.ended()
+
+
 def test_a_cancellation_names_the_request_as_the_server_knows_it(caller: Caller) -> None:
     pending = threading.Thread(target=lambda: caller.post("tools/call", "c", name="sleep", arguments={"seconds": 0.3}))
     pending.start()
@@ -221,6 +229,15 @@ def test_sessions_are_ended_through_the_admin_address(proxy: kit.Proxy) -> None:
     assert proxy.end_session(caller.session_id or "") == 204
     stage.await_that(lambda: not stage.is_there(pid), "the process has ended")
     assert caller.post("tools/list").status == 404
+
+
+def test_the_server_gets_the_environment_but_not_what_is_the_proxys() -> None:
+    with stage.stage(environment={"FASTPROXY_REDIS_PASSWORD": "secret", "OTHER": "1"}) as proxy:
+        caller = Caller(proxy.url())
+        caller.open()
+        environment = json.loads(caller.call("environment"))
+        assert environment["OTHER"] == "1"
+        assert [name for name in environment if name.startswith("FASTPROXY_")] == ["FASTPROXY_STDIO_PROCESS"]
 
 
 def test_the_admin_pages_tell_the_command_and_not_the_token_of_the_bridge(proxy: kit.Proxy) -> None:

@@ -15,12 +15,15 @@ from fastproxy.wire import request as requests
 SILENCE_SECONDS_MAX = 15.0  # between two pieces of a stream, for clients and balancers that time out (mcp.md §1.3)
 LAG_BYTES_MAX = 4 << 20  # what a client of a shared process may leave unread beside what the kernel holds
 
+Fields = list[tuple[bytes, bytes]]
+
 JSON = [(b"Content-Type", b"application/json")]
 EVENTS = [
     (b"Content-Type", b"text/event-stream"),
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 ]
+CANCELLED = -32800  # outside of what JSON-RPC and the protocol reserve; language servers use it for the same
 _KEEP_ALIVE = b": keep-alive\r\n\r\n"
 
 
@@ -59,14 +62,16 @@ class Brake:
 class Stream:
     """An event stream to a client: `send` never waits. `over`: nothing can be said there any more."""
 
-    def __init__(self, exchange: core.Exchange, brake: Brake, start_task: Callable[..., object]) -> None:
+    def __init__(
+        self, exchange: core.Exchange, brake: Brake, start_task: Callable[..., object], fields: Fields | None = None
+    ) -> None:
         self._exchange = exchange
         self._brake = brake
         self._start_task = start_task
         self._lagging = False
         self._unread = 0
         self._spoke_at = asyncio.get_running_loop().time()
-        exchange.open_stream(200, EVENTS)
+        exchange.open_stream(200, EVENTS + (fields or []))
 
     @property
     def over(self) -> bool:
@@ -130,7 +135,8 @@ class Post(ledger.Call):
         self.exchange = exchange
         self.stream: Stream | None = None
         self.on_settled: Callable[[Post, message.Message | None], None] = lambda call, answer: None
-        self.fields: list[tuple[bytes, bytes]] = []
+        self.fields: Fields = []
+        self.cancelled_at: float | None = None
         self._accepts_json, self.accepts_events = accepts
         self._brake = brake
         self._start_task = start_task
@@ -169,6 +175,11 @@ class Post(ledger.Call):
         stream.send(event(text))
         stream.close()
 
+    def give_up(self) -> None:
+        """Its client has cancelled it, and the server says nothing more about it, as it should (spec: cancellation)."""
+        self.on_settled(self, None)
+        self.reply(200, message.error(self.id, CANCELLED, "the request was cancelled"))
+
     def keep_alive(self, now: float) -> None:
         """A call that takes long: its head goes out, and a comment now and then."""
         if self.stream is not None:
@@ -178,5 +189,5 @@ class Post(ledger.Call):
 
     def _open(self) -> Stream:
         if self.stream is None:
-            self.stream = Stream(self.exchange, self._brake, self._start_task)
+            self.stream = Stream(self.exchange, self._brake, self._start_task, self.fields)
         return self.stream

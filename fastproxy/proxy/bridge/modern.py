@@ -233,7 +233,8 @@ class Front:
             await self.close("idle")
 
     async def close(self, reason: str) -> None:
-        """Until the next request."""
+        """Until the next request; which era the server is of is asked again then, as it may be another by now."""
+        self._is_older = False
         native, self._native = self._native, None
         older, self._older = self._older, None
         if native is not None:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from fastproxy import errors
 from fastproxy._ext import core
-from fastproxy.config import address, backend, schema, store_url
+from fastproxy.config import address, backend, schema, setting, store_url
 from fastproxy.mcp import envelope, reply
 from fastproxy.proxy import tasks
 from fastproxy.proxy.bridge import calls, modern, session
@@ -91,6 +91,11 @@ class Bridge:
         self._listening = None
         self.tasks.start(self.supply.run(), name="keep spare processes")
         self.tasks.start(self._tick_for_ever(), name="look after stdio sessions")
+
+    def configure(self, config: schema.ServeConfig) -> None:
+        """From now on this holds, of what needs no restart."""
+        self._body_bytes_max = self._reactor.body_bytes_max = config.max_body
+        self._reactor.head_bytes_max = HEAD_BYTES_MAX + config.max_header
 
     async def close(self) -> None:
         """End every process, in the time that it may take."""
@@ -222,7 +227,7 @@ class Bridge:
             call.on_settled = self._settle_opening(begun, call.on_settled)
         except BaseException:
             self._sessions.pop(begun.id, None)
-            await begun.end("it could not be opened")
+            self.tasks.start(begun.end("it could not be opened"), name="end a stdio session")
             raise
 
     def _settle_opening(
@@ -302,7 +307,8 @@ class Bridge:
 
 def program_of(config: schema.ServeConfig) -> supply.Program:
     """What the owner wants started."""
-    environment = {**os.environ, **dict(config.env)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(setting.VARIABLE_PREFIX)}
+    environment = {**own, **dict(config.env)}  # what is ours holds the store's password
     command = config.command
     if shutil.which(command[0], path=environment.get("PATH")) is None and config.cwd is None:
         raise errors.StartError(f"cannot start {command[0]}: no such program")

@@ -18,6 +18,7 @@ from fastproxy.stdio import host, ledger, message, process
 
 BACKLOG_MAX = 200
 BACKLOG_BYTES_MAX = 1 << 20
+CANCEL_SECONDS = 2.0  # for a server to answer a request that was cancelled; it need not
 
 _NEWS = ("/list_changed", "/updated")
 
@@ -72,7 +73,9 @@ class Session:
     @property
     def busy(self) -> bool:
         """Does anything keep it from expiring?"""
-        return bool(self._posts) or (self._stream is not None and not self._stream.over)
+        return any(not call.over for call in self._posts.values()) or (
+            self._stream is not None and not self._stream.over
+        )
 
     # ---- what the client does
 
@@ -111,6 +114,11 @@ class Session:
         """A notification, or an answer to what the server has asked."""
         assert self.host is not None
         self.used_at = time.monotonic()
+        if said.method == "notifications/cancelled":
+            wanted = bytes(said.params().get("requestId", b""))
+            for call in self._posts.values():
+                if call.id == wanted:
+                    call.cancelled_at = self.used_at
         if said.method:
             await self.host.notify(self, said)
         else:
@@ -160,10 +168,18 @@ class Session:
         if self.busy:
             self.used_at = now
             for call in list(self._posts.values()):
-                call.keep_alive(loop_now)
+                if call.cancelled_at is not None and now - call.cancelled_at > CANCEL_SECONDS:
+                    self._give_up(call)
+                else:
+                    call.keep_alive(loop_now)
             if self._stream is not None:
                 self._stream.keep_alive(loop_now)
         return now - self.used_at > ttl_seconds
+
+    def _give_up(self, call: calls.Post) -> None:
+        if self.host is not None:
+            self.host.ledger.drop(call)
+        call.give_up()
 
     async def end(self, reason: str) -> None:
         """Nothing of it is left."""

@@ -54,6 +54,10 @@ def echo(value: typing.Any = None, **_: typing.Any) -> str:
     return json.dumps(value)
 
 
+def environment(**_: typing.Any) -> str:
+    return json.dumps(dict(os.environ))
+
+
 def whoami(**_: typing.Any) -> str:
     return str(os.getpid())
 
@@ -130,7 +134,7 @@ def seen(**_: typing.Any) -> str:
     return json.dumps(SEEN)
 
 
-TALKING = (echo, whoami, count, sleep, progress, big, elicit, seen)
+TALKING = (echo, environment, whoami, count, sleep, progress, big, elicit, seen)
 TELLING = (flood, garbage, complain, update, changed, repeat, later, die)
 VERBS: dict[str, typing.Any] = {verb.__name__: verb for verb in (*TALKING, *TELLING)}
 SEEN: list[str] = []

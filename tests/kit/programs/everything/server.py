@@ -25,6 +25,13 @@ PROMPTS = prompts.PROMPTS | input_required.PROMPTS
 
 def create_app(era: str = "both") -> eras.Application:
     """The server as an ASGI application that serves `/mcp`; of one era only if it is told so (eras.py)."""
+    server = create_server(era)
+    application = server.streamable_http_app(event_store=events.EventLog(), retry_interval=RETRY_MILLISECONDS)
+    return application if era == "both" else eras.only(era, application)
+
+
+def create_server(era: str = "both") -> Server[Stage]:
+    """The server itself, for any transport."""
     shared = Stage(era=era)
 
     @contextlib.asynccontextmanager
@@ -50,8 +57,7 @@ def create_app(era: str = "both") -> eras.Application:
     )
     server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_logging_level)
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=NAME))
-    application = server.streamable_http_app(event_store=events.EventLog(), retry_interval=RETRY_MILLISECONDS)
-    return application if era == "both" else eras.only(era, application)
+    return server
 
 
 def tool_input_schema(name: str) -> dict[str, object] | None:
