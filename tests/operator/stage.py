@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import pathlib
 import signal
 import ssl
 import subprocess
@@ -22,6 +22,8 @@ SECONDS_MAX = 60.0  # for anything to become true: the machine may be busy
 IMAGE = "example.com/fastproxy:1"
 
 Object = dict[str, Any]
+
+_numbers = itertools.count(1)
 
 
 def eventually(holds: Callable[[], Any], complaint: str = "", seconds_max: float = SECONDS_MAX) -> Any:
@@ -136,12 +138,13 @@ class Kubectl:
 @contextlib.contextmanager
 def operating(where: cluster.Cluster, *flags: str, user: str = "operator") -> Iterator[subprocess.Popen[bytes]]:
     """`fastproxy operator` as a program, until the block ends."""
-    log = pathlib.Path(where.folder) / "operator.log"
+    log = where.folder / f"operator-{next(_numbers)}.log"
     command = [sys.executable, "-m", "fastproxy", "operator", f"--kubeconfig={where.write_kubeconfig(user)}"]
     environment = {**os.environ, "FASTPROXY_IMAGE": IMAGE}
     with log.open("ab") as sink:
         process = subprocess.Popen([*command, "--admin=127.0.0.1:0", *flags], stdout=sink, stderr=sink, env=environment)
     try:
+        eventually(lambda: process.poll() is not None or "listed resources=" in log.read_text(), "nothing is listed")
         yield process
         assert process.poll() is None, log.read_text()[-3000:]
     finally:
