@@ -275,10 +275,12 @@ class Discovery:
             self._start_task(self._reply(message, self._contact), name=f"answer {self.backend_id}")
 
     async def _reply(self, message: peer.Message, contact: survey.Contact) -> None:
-        """A ping is answered; for anything else there is no client behind this session."""
+        """A ping is answered, and that there are no roots; for anything else there is no client behind this session."""
         request_id = bytes(message.id)
         if message.method_name == "ping":
             answer = peer.write_result(request_id, b"{}")
+        elif message.method_name == "roots/list":
+            answer = peer.write_result(request_id, b'{"roots":[]}')
         else:
             answer = peer.write_error(request_id, survey.METHOD_NOT_FOUND, "nobody is behind this session")
         await self._peer.send(

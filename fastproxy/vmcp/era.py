@@ -56,9 +56,11 @@ def own_meta(version: str = peer.MODERN_VERSION) -> bytes:
 
 
 def initialize_params() -> bytes:
-    """The params of an `initialize` of ours: we can do nothing for a backend in a session that no client is behind."""
+    """The params of an `initialize` of ours. All that a client may be able to do is declared, though no client is
+    behind this session: servers that offer a tool only to who can be asked would hide it from everybody."""
+    capabilities = {"sampling": {}, "elicitation": {"form": {}, "url": {}}, "roots": {"listChanged": True}}
     return msgspec.json.encode(
-        {"protocolVersion": peer.LEGACY_VERSION, "capabilities": {}, "clientInfo": client_info()}
+        {"protocolVersion": peer.LEGACY_VERSION, "capabilities": capabilities, "clientInfo": client_info()}
     )
 
 
