@@ -7,6 +7,7 @@ Nothing is listened to and no backend is asked before `open`. server.py owns the
 """
 
 import asyncio
+import functools
 import importlib
 import logging
 import math
@@ -51,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
 COALESCE_SECONDS = 0.05  # backends that join together change the catalog once
+LISTED_AT_ONCE_MAX = (
+    1000  # tools and resources; a catalog of so many takes some 10 ms, a longer one is made beside the loop
+)
 # For the first look at every backend: a client that has met another process knows names that this one does not yet.
 SETTLE_SECONDS_MAX = 3.0
 SETTLE_STEP_SECONDS = 0.01
@@ -98,11 +102,11 @@ class Plane:
         secret = secrets.token_hex() if alone else front.store.password or ""
         self._seal = paging.Seal(paging.derive_key(front.key_prefix, secret))
         self._version = 0
-        self._changing = self._settled = False
+        self._changing = self._outdated = self._settled = False
         self._opened_at: float | None = None
         self.group.on_change.append(lambda _backend: self._backend_changed())
         self._open_rooms()
-        self.catalog = self._build_catalog(None)
+        self.catalog = self._finish_catalog(self._begin_catalog(None)())
         self.book = views.Book(self.sessions, self.group)
         self.backends = views.Rows(self.group)
         self.discovery = views.Names(lambda: self._names.errors_total)
@@ -250,14 +254,26 @@ class Plane:
             await asyncio.sleep(SETTLE_STEP_SECONDS)
 
     def _backend_changed(self) -> None:
+        self._outdated = True
         if not self._changing:
             self._changing = True
-            self.tasks.start(self._change_catalog(), name="build the catalog anew")
+            self.tasks.start(self._follow_backends(), name="build the catalog anew")
 
-    async def _change_catalog(self) -> None:
-        await asyncio.sleep(COALESCE_SECONDS)
-        self._changing = False
-        before, self.catalog = self.catalog, self._build_catalog(self.catalog)
+    async def _follow_backends(self) -> None:
+        try:
+            while self._outdated:
+                await asyncio.sleep(COALESCE_SECONDS)
+                self._outdated = False
+                build = self._begin_catalog(self.catalog)
+                offered = sum(len(each.tools) + len(each.resources) for each in self.group.shown().values())
+                # Long lists take tenths of a second, in which nobody else's call shall wait.
+                built = await asyncio.to_thread(build) if offered > LISTED_AT_ONCE_MAX else build()
+                self._change_catalog(self._finish_catalog(built))
+        finally:
+            self._changing = False
+
+    def _change_catalog(self, built: catalog.Catalog) -> None:
+        before, self.catalog = self.catalog, built
         for line in self.catalog.left_out:
             if line not in before.left_out:
                 logger.warning("left out: %s", line)
@@ -273,10 +289,15 @@ class Plane:
             self.streams.announce(told)
             self.subscriptions.announce(told)
 
-    def _build_catalog(self, before: catalog.Catalog | None) -> catalog.Catalog:
+    def _begin_catalog(self, before: catalog.Catalog | None) -> Callable[[], catalog.Catalog]:
+        """What is known now is taken now; it may be put together anywhere."""
         self._version += 1
         rules = self.vmcp_config.group.aggregation
-        built = catalog.build(rules, self.group.shown(), seal=self._seal, version=self._version, before=before)
+        return functools.partial(
+            catalog.build, rules, self.group.shown(), seal=self._seal, version=self._version, before=before
+        )
+
+    def _finish_catalog(self, built: catalog.Catalog) -> catalog.Catalog:
         return built if self.composites is None else self.composites.add_to(built)
 
     def _locate(self, uri: str) -> str | None:
