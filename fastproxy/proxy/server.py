@@ -49,7 +49,10 @@ class Server(serving.Process[plane.Plane]):
         self.catch_signals(reloader.reload)
         self.plane.tasks.start(reloader.follow(), name="follow the configuration")
         try:
-            return await self.done
+            code = await self.done
+            if code != 0 and self.bridge is not None:  # a second signal: at once
+                await self.bridge.kill()
+            return code
         finally:
             await self.close()
 

@@ -94,6 +94,12 @@ class Spawner:
             with contextlib.suppress(OSError):
                 await self._tell({"do": "signal", "id": child.number, "signal": int(which)}, ())
 
+    def abandon(self) -> None:
+        """SIGKILL for every program and its group."""
+        for number in list(self._exited):
+            with contextlib.suppress(OSError):
+                self._send({"do": "signal", "id": number, "signal": int(signal.SIGKILL)}, ())
+
     async def close(self) -> None:
         """The end of whatever still runs."""
         warden = self._warden
@@ -125,16 +131,17 @@ class Spawner:
         return self._channel
 
     async def _tell(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
-        data = json.dumps(message).encode()
         while True:
-            channel = self._open()
             try:
-                socket.send_fds(channel, [data], list(descriptors))
+                self._send(message, descriptors)
                 return
             except BlockingIOError:
                 await asyncio.sleep(0.005)  # it is starting something; each start takes it a millisecond
             except (BrokenPipeError, ConnectionError):
                 self._lost()
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        socket.send_fds(self._open(), [json.dumps(message).encode()], list(descriptors))
 
     def _hear(self) -> None:
         while self._channel is not None:

@@ -156,6 +156,12 @@ class Supply:
         if not gone.reason and gone.ended.result() != 0:
             self.ended_badly += 1
 
+    async def kill(self) -> None:
+        """End them all at once."""
+        self._closing = True
+        self._keeper.abandon()
+        await self._keeper.close()
+
     async def close(self, reason: str) -> None:
         """End them all, each in the time that it may take; then nothing is left."""
         self._closing = True

@@ -305,6 +305,19 @@ def test_a_server_that_minds_nothing_is_killed_with_its_children() -> None:
         assert [one for one in (pid, child) if stage.is_alive(one)] == []
 
 
+def test_a_second_signal_ends_a_stubborn_server_at_once() -> None:
+    with stage.stage(manners="stubborn") as proxy:
+        caller = opened(proxy)
+        pid = int(caller.call("whoami"))
+        stream = stage.Stream(caller.begin("tools/call", 1, name="elicit", arguments={"message": "x"}))
+        stream.next()
+        proxy.signal(signal.SIGTERM)
+        stage.await_that(lambda: "draining" in proxy.stderr, "it drains")
+        proxy.signal(signal.SIGTERM)
+        assert proxy.wait(20) == 1
+        assert not stage.is_alive(pid)
+
+
 @pytest.mark.parametrize("manners", ["", "stubborn child"])
 def test_nothing_is_left_after_kill_9_of_the_proxy(manners: str) -> None:
     with stage.stage("--stdio-spares", "1", manners=manners) as proxy:

@@ -110,6 +110,11 @@ class Bridge:
         if self._listening is not None:
             self._listening.close()
 
+    async def kill(self) -> None:
+        """End every process at once."""
+        await self.tasks.stop()
+        await self.supply.kill()
+
     # ---- the relay's handler
 
     def begin(self, exchange: core.Exchange) -> None:
