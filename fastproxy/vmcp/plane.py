@@ -52,9 +52,7 @@ logger = logging.getLogger(__name__)
 
 SPARE_SECONDS_MAX = 4.0  # the Python SDK's servers close idle connections after 5 s (mcp.md §6.1)
 COALESCE_SECONDS = 0.05  # backends that join together change the catalog once
-LISTED_AT_ONCE_MAX = (
-    1000  # tools and resources; a catalog of so many takes some 10 ms, a longer one is made beside the loop
-)
+LISTED_AT_ONCE_MAX = 1000  # tools and resources: some 10 ms of work; a longer catalog is made beside the loop
 # For the first look at every backend: a client that has met another process knows names that this one does not yet.
 SETTLE_SECONDS_MAX = 3.0
 SETTLE_STEP_SECONDS = 0.01

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import pathlib
+import time
 from typing import Any
 
 from tests import kit
@@ -41,12 +42,10 @@ class Client:
             params = {"cursor": page["nextCursor"]}
 
     async def await_tools(self, expected: list[str]) -> None:
-        async def is_so() -> bool:
-            return await self.tools() == expected
-
-        async with asyncio.timeout(60.0):
-            while not await is_so():
-                await asyncio.sleep(0.1)
+        deadline = time.monotonic() + 60.0
+        while await self.tools() != expected:
+            assert time.monotonic() < deadline, f"not told: {len(expected)} tools"
+            await asyncio.sleep(0.1)
 
 
 def named(prefix: str, count: int) -> list[str]:
