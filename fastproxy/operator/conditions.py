@@ -70,16 +70,16 @@ def find_phase(resource: crd.Resource, spec: crd.Proxied, findings: Findings) ->
     ready = proxies.ready if proxies else 0
     if findings.problems:
         return "Failed", "; ".join(str(problem) for problem in findings.problems)
-    final = [trouble.message for trouble in findings.troubles if trouble.reason in ("Refused", "OwnershipConflict")]
-    if final:
-        return "Failed", "; ".join(final)
+    troubles = [each.message for each in findings.troubles if each.reason in ("Refused", "OwnershipConflict")]
+    if troubles and not ready:
+        return "Failed", "; ".join(troubles)
     wanted = proxies.replicas if proxies else spec.replicas
     if wanted == 0 or spec.replicas == 0:
         return "Stopped", "scaled to zero"
     if ready and resource.kind is crd.VIRTUAL_SERVER and not findings.members:
         return "Degraded", "ready, but its group has no servers"
     if ready:
-        return "Ready", _count(findings)
+        return "Ready", "; ".join([_count(findings), *troubles])
     if proxies and proxies.failure:
         return "Failed", proxies.failure
     return "Pending", f"no proxy is ready yet; {_count(findings)}"

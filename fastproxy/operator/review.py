@@ -16,8 +16,8 @@ import msgspec
 from fastproxy.config import schema, store_url, units, vmcp_file, vmcp_place
 from fastproxy.operator import crd, overlay, parts, pod, remote_proxy, server, storage, surroundings, virtual_server
 
-NAME_MAX = 46  # `mcp-NAME-remote-proxy` is a Service, and a Service has 63 characters
-_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # what a Service's name may be: stricter than a resource's
+SERVICE_NAME_MAX = 63
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # what may stand in a Service's name: no dots, as in a resource's
 _PROXY_APPS = ("mcpserver", "virtualmcpserver", "mcpremoteproxy")
 ACCEPT_UNPROTECTED = "fastproxy.dev/accept-unprotected"
 
@@ -51,10 +51,13 @@ def review(resource: crd.Resource) -> list[Problem]:
 
 
 def _review_name(resource: crd.Resource) -> Iterator[Problem]:
-    if len(resource.name) > NAME_MAX or not _NAME.fullmatch(resource.name):
+    services = [surroundings.name_service(resource)]
+    services += [server.name_headless(resource)] if resource.kind is crd.MCP_SERVER else []
+    name_max = SERVICE_NAME_MAX - max(len(service) - len(resource.name) for service in services)
+    if len(resource.name) > name_max or not _NAME.fullmatch(resource.name):
         yield Problem(
             "metadata.name",
-            f"expected at most {NAME_MAX} of a-z, 0-9 and -, a letter first, since Services are named after it, "
+            f"expected at most {name_max} of a-z, 0-9 and -, since Services are named after it, "
             f"got {units.quote(resource.name)}",
         )
     elif resource.name in _PROXY_APPS:

@@ -45,38 +45,37 @@ class Watch:
         self._optional = optional  # a kind that this server may not have
         self._known: set[tuple[str, str]] = set()
         self._version = ""
+        self._failures = 0  # in a row: a list that works does not make a watch work
         self.listed = asyncio.Event()
 
     async def run(self) -> None:
         """For ever; for a kind that is not there and need not be, once."""
-        failures = 0
         while True:
             try:
                 if not self._version:
                     await self._list()
-                failures = 0
                 await self._follow()
+                self._failures = 0
             except kube.Refused as refused:
-                if refused.code == GONE:
-                    self._version = ""
-                    continue
                 if refused.code == 404 and self._optional:
                     logger.warning("kind=%s reason=missing: this API server does not have it", self._api.kind)
                     self.listed.set()
                     return
-                failures = await self._pause(failures, refused)
+                if refused.code == GONE:
+                    self._version = ""
+                await self._pause(refused)
             except kube.Unreachable as unreachable:
-                failures = await self._pause(failures, unreachable)
+                await self._pause(unreachable)
 
-    async def _pause(self, failures: int, error: Exception) -> int:
+    async def _pause(self, error: Exception) -> None:
         """What stopped us may have been long: after the first time, nothing is taken for granted any more."""
-        seconds = min(FIRST_SECONDS * 2.0 ** min(failures, 30), LAST_SECONDS) * random.uniform(0.75, 1.25)
-        if failures:
+        seconds = min(FIRST_SECONDS * 2.0 ** min(self._failures, 30), LAST_SECONDS) * random.uniform(0.75, 1.25)
+        if self._failures:
             self._version = ""
             hint = " (fastproxy crds | kubectl apply --server-side -f -)" if _is_unknown(self._api, error) else ""
             logger.warning("watch kind=%s retry_seconds=%.1f reason=%s%s", self._api.kind, seconds, error, hint)
+        self._failures += 1
         await asyncio.sleep(seconds)
-        return failures + 1
 
     async def _list(self) -> None:
         found: set[tuple[str, str]] = set()
@@ -95,6 +94,7 @@ class Watch:
     async def _follow(self) -> None:
         async for type_, live in self._kube.watch(self._api, self._namespace, self._labels, self._version):
             self._version = live["metadata"]["resourceVersion"]
+            self._failures = 0
             if type_ in ("ADDED", "MODIFIED"):
                 self._note(live, listed=False)
             elif type_ == "DELETED":
