@@ -151,3 +151,20 @@ def test_an_ended_session_is_unknown_everywhere_and_its_legs_are_ended(place: fl
             lambda: raw.post(backend, '{"jsonrpc":"2.0","id":1,"method":"ping"}', session_id=leg)[0] == 404,
             "the backend has ended it",
         )
+
+
+@pytest.mark.parametrize("sdk", ["mcp2", "ts2"])
+def test_a_client_without_sessions_uses_every_backend_through_any_process(place: fleet.Place, sdk: str) -> None:
+    """Its calls at a backend with sessions share one per process; a retry finds the process that waits."""
+    with place.client(sdk, mode="2026-07-28") as client:
+        assert client.protocol == "2026-07-28"
+        names = {tool["name"] for tool in client.ask("list_tools")["tools"]}
+        for kind in KINDS:
+            assert place.name(kind, "echo") in names
+            assert client.call(place.name(kind, "echo"), value=kind).text == f'"{kind}"'
+        answer = client.call(place.name("mcp1-httpsse", "progress"), steps=2)
+        assert [step["progress"] for step in answer.progress] == [1, 2]
+        for number in range(4):
+            asked = client.call(place.name("mcp1-httpsse", "sample"), prompt=f"say {number}")
+            assert f"say {number}" in asked.text
+            assert client.call(place.name("mcp1-httpsse", "elicit"), message="name?").text
