@@ -105,7 +105,7 @@ def test_a_lossy_link_may_be_cut_and_is_as_new_when_it_is_healed(way: link.Link)
 
 def test_a_slow_link_delays_each_direction_and_is_no_narrower_for_it(way: link.Link) -> None:
     with connect(way) as near:
-        way.delay(0.1)
+        way.delay(0.5)
         began = time.monotonic()
         for number in range(10):
             near.sendall(b"%d" % number)
@@ -114,11 +114,11 @@ def test_a_slow_link_delays_each_direction_and_is_no_narrower_for_it(way: link.L
         while len(said) < 10:
             said += near.recv(10)
         assert said == b"0123456789"
-        assert 0.2 <= time.monotonic() - began < 0.9, "ten pieces one after the other would take a second at least"
+        assert 1.0 <= time.monotonic() - began < 5.0, "ten pieces one after the other would take five seconds at least"
         way.heal()
         began = time.monotonic()
         assert ask(near, b"x") == b"x"
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 1.0
 
 
 def test_a_link_to_nobody_takes_a_connection_and_resets_it() -> None:
@@ -126,5 +126,5 @@ def test_a_link_to_nobody_takes_a_connection_and_resets_it() -> None:
         port = unused.getsockname()[1]
     with link.Network() as network:
         way = network.link("127.0.11.1", 0, to=("127.0.0.1", port))
-        with connect(way) as near, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect(way) as near:  # a quick reset meets the connect itself
             near.recv(10)

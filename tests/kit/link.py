@@ -82,7 +82,6 @@ class Link:
         self._flows = asyncio.Event()
         self._flows.set()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._pairs: set[_Pair] = set()
         self._fillers: list[socket.socket] = []
 
@@ -117,7 +116,7 @@ class Link:
         self._accept_on()
 
     async def close(self) -> None:
-        await self._stop_accepting()
+        self._stop_accepting()
         self._empty_queue()
         if self._listener is not None:
             self._listener.close()
@@ -130,7 +129,7 @@ class Link:
 
     async def _lose(self) -> None:
         self._flows.clear()
-        await self._stop_accepting()
+        self._stop_accepting()
         assert self._listener is not None, "a link that is cut has nothing to lose"
         self._listener.listen(0)
         while await self._fills_queue():
@@ -170,26 +169,25 @@ class Link:
     # Carrying.
 
     def _accept_on(self) -> None:
-        if self._accepting is None:
-            self._accepting = asyncio.create_task(self._accept())
-
-    async def _stop_accepting(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._accepting
-            self._accepting = None
-
-    async def _accept(self) -> None:
         assert self._listener is not None
-        loop = asyncio.get_running_loop()
-        while True:
-            near, _ = await loop.sock_accept(self._listener)
-            self.passed += 1
-            near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pair = _Pair(near, self._flows, lambda: self._delay_seconds, self._pairs.discard)
-            self._pairs.add(pair)
-            pair.start(self._to)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _stop_accepting(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """In one step: an accept that is awaited may be cancelled with a connection in its hands."""
+        try:
+            near, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.passed += 1
+        near.setblocking(False)
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pair = _Pair(near, self._flows, lambda: self._delay_seconds, self._pairs.discard)
+        self._pairs.add(pair)
+        pair.start(self._to)
 
 
 class _Pair:
