@@ -17,7 +17,7 @@ import msgspec
 import yaml
 from lightkube import generic_resource, types
 from lightkube.config import kubeconfig
-from lightkube.core import exceptions
+from lightkube.core import exceptions, selector
 
 from fastproxy import errors
 from fastproxy.operator import crd, manifest
@@ -90,6 +90,13 @@ def _translated() -> Any:
         raise Refused(error.response.status_code, error.response.reason_phrase) from error
     except (httpx2.HTTPError, httpx2.StreamError, TimeoutError, OSError, msgspec.MsgspecError) as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+
+class _Event(msgspec.Struct):
+    """One line of a watch."""
+
+    type: str
+    object: dict[str, Any]
 
 
 class Kube:
@@ -192,25 +199,41 @@ class Kube:
     async def watch(
         self, api: Api, namespace: str, labels: Labels, version: str
     ) -> AsyncIterator[tuple[str, Manifest]]:
-        """Changes since a version, until silence, a fault or the end of what the server remembers (410)."""
-        events = self._client.watch(
-            self._resources[api.kind],
-            namespace=namespace,
-            labels=labels,
-            resource_version=version,
-            server_timeout=WATCH_SECONDS,
+        """Changes since a version, until the server ends it, silence, a fault or the end of what it remembers (410).
+
+        Not lightkube's own loop: that asks again by itself, at once, however soon a watch has ended.
+        """
+        parameters = {
+            "resourceVersion": version,
+            "timeoutSeconds": WATCH_SECONDS,
+            "allowWatchBookmarks": "true",  # where we are, told also where nothing of ours has changed
+            "labelSelector": selector.build_selector(labels) if labels else None,
+        }
+        core = self._client._client
+        asked = core.prepare_request(
+            "list", res=self._resources[api.kind], namespace=namespace, watch=True, params=parameters
         )
-        iterator = events.__aiter__()
+        timeout = httpx2.Timeout(REQUEST_SECONDS_MAX, read=None, pool=None)
+        request = core._client.build_request(asked.method, asked.url, params=asked.params, timeout=timeout)
+        with _translated():
+            async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                answer = await core.send(request, stream=True)  # type: ignore[no-untyped-call]
         try:
+            if answer.status_code >= 400:
+                raise Refused(answer.status_code, answer.reason_phrase)
+            lines = answer.aiter_lines()
             while True:
                 with _translated():
                     async with asyncio.timeout(WATCH_SILENCE_SECONDS_MAX):
-                        type_, each = await anext(iterator)
-                yield type_, dict(each)
-        except StopAsyncIteration:
-            return
+                        line = await anext(lines, None)
+                    if line is None:
+                        return
+                    event = msgspec.json.decode(line, type=_Event)
+                if event.type == "ERROR":
+                    raise Refused(event.object.get("code") or 500, event.object.get("message") or "no message")
+                yield event.type, event.object
         finally:
-            await iterator.aclose()  # type: ignore[attr-defined] # it is a generator
+            await answer.aclose()
 
     async def _ask(self, request: Any) -> Manifest:
         with _translated():

@@ -8,6 +8,7 @@ roles are there) or be slow: then it is tried again, later and later. What a lis
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 
 from fastproxy.operator import kube
@@ -16,6 +17,7 @@ from fastproxy.operator.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 FIRST_SECONDS, LAST_SECONDS = 0.5, 30.0
+SHORT_SECONDS = 1.0  # a watch that ends sooner is a fault, whatever its status
 GONE = 410
 
 OnChange = Callable[[Manifest, bool], None]  # the object, and whether a list said so: that is how it stands
@@ -54,7 +56,10 @@ class Watch:
             try:
                 if not self._version:
                     await self._list()
+                began = time.monotonic()
                 await self._follow()
+                if time.monotonic() - began < SHORT_SECONDS:
+                    raise kube.Unreachable("the watch ended at once")
                 self._failures = 0
             except kube.Refused as refused:
                 if refused.code == 404 and self._optional:

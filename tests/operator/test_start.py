@@ -268,7 +268,7 @@ def test_broken_watches_and_a_history_that_is_gone_cost_no_news(
 ) -> None:
     async def run() -> None:
         wire = stage.Wire(control_plane)
-        ways = ["half", "gone", "refused", "reset"]
+        ways = ["half", "gone", "refused", "reset", "empty"]
         broken: list[str] = []
 
         async def cut(request: httpx2.Request) -> httpx2.Response | None:
@@ -285,13 +285,15 @@ def test_broken_watches_and_a_history_that_is_gone_cost_no_news(
                 return httpx2.Response(200, content=status)
             if way == "refused":
                 return stage.refuse(403)
+            if way == "empty":
+                return httpx2.Response(200, content=b"")
             raise httpx2.ReadError("reset by the test")
 
         wire.before = cut
         async with stage.operating_here(control_plane, wire, kubectl.namespace) as operator:
             await asyncio.to_thread(kubectl.apply, server("s"))
             await asyncio.to_thread(kubectl.await_observed, "mcpserver", "s")
-            await asyncio.to_thread(eventually, lambda: len(broken) == 4)
+            await asyncio.to_thread(eventually, lambda: len(broken) == 5)
             await asyncio.to_thread(kubectl.patch, "mcpserver", "s", {"spec": {"replicas": 3}})
             await asyncio.to_thread(eventually, lambda: kubectl.get("deployment", "s")["spec"]["replicas"] == 3)
             await stage.settle(operator)
