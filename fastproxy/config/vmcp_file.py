@@ -1,8 +1,9 @@
 """ToolHive's vMCP file: from a document to a Group and the settings of the front that it holds.
 
-    backends · incomingAuth · outgoingAuth · operational · sessionStorage …   one table of rows each, here
-    aggregation                                                              vmcp_aggregation.py
-    compositeTools                                                           left as written; vmcp/composite reads them
+    backends · operational · sessionStorage …  one table of rows each, here
+    incomingAuth · outgoingAuth                vmcp_auth.py
+    aggregation                                vmcp_aggregation.py
+    compositeTools                             left as written; vmcp/composite reads them
 
 What belongs to the format and is not there yet is refused by its name, never ignored: who asked for authorization must
 not be served without it. Keys are the format's own, strictly. Sans-io.
@@ -20,6 +21,7 @@ from fastproxy.config import (
     store_url,
     units,
     vmcp_aggregation,
+    vmcp_auth,
     vmcp_backend,
     vmcp_headers,
     vmcp_schema,
@@ -27,15 +29,6 @@ from fastproxy.config import (
 from fastproxy.config import vmcp_place as places
 from fastproxy.config.vmcp_place import INVALID, Place, Row
 
-_SUPPORTED_STRATEGIES = {
-    "unauthenticated": "unauthenticated",
-    "header_injection": "header_injection",
-    "headerInjection": "header_injection",  # as custom resources write it
-}
-_OTHER_STRATEGIES = (
-    *("token_exchange", "tokenExchange", "upstream_inject", "upstreamInject", "aws_sts", "awsSts"),
-    *("obo", "xaa"),
-)
 _PATH_FORBIDDEN = re.compile(r"\.\.|\x00")
 PREFIX_CHARACTERS_MAX = 256
 
@@ -106,7 +99,7 @@ def _join_backends(place: Place, values: dict[str, Any]) -> list[vmcp_schema.Bac
     at = place.key("backends")
     backends: tuple[vmcp_schema.BackendConfig, ...] = values["backends"]
     places.refuse_twice(at, [one.id for one in backends], "name")
-    outgoing: _Outgoing = values["outgoingAuth"]
+    outgoing: vmcp_auth.Outgoing = values["outgoingAuth"]
     known = {one.id for one in backends}
     for name in outgoing.backends:
         if name not in known:
@@ -120,88 +113,6 @@ def _join_backends(place: Place, values: dict[str, Any]) -> list[vmcp_schema.Bac
         )
         for one in backends
     ]
-
-
-class _Outgoing(msgspec.Struct, frozen=True):
-    """Headers for backends: those of the default strategy, and by name of the backend."""
-
-    default: tuple[vmcp_schema.Header, ...] = ()
-    backends: Mapping[str, tuple[vmcp_schema.Header, ...]] = {}
-
-
-def _make_outgoing(place: Place, values: dict[str, Any]) -> object:
-    return _Outgoing(values["default"], values["backends"])
-
-
-def _read_source(place: Place, raw: object) -> object:
-    if raw == "discovered":
-        return place.refuse("not supported yet: discovered (backends are listed in the file: inline)")
-    return raw if raw == "inline" else place.refuse(f"expected inline, got {units.quote(raw)}")
-
-
-def _read_strategy(place: Place, raw: object) -> object:
-    """Headers that a strategy adds."""
-    values = places.read_section(place, raw, _STRATEGY)
-    kind = values["type"]
-    if place.is_refused:
-        return INVALID  # what is missing may well be what could not be read
-    nested = values["headerInjection"] or {}
-    for key, value in nested.items():
-        if value is not None and values[key] is not None:
-            place.key("headerInjection").key(key).refuse("expected it once, here or beside the type")
-    given = {key: values[key] if values[key] is not None else nested.get(key) for key in _HEADER}
-    if kind == "unauthenticated":
-        for key, value in given.items():
-            if value is not None:
-                place.key(key).refuse("expected it only with type: header_injection")
-        return ()
-    return _make_header(place, given)
-
-
-def _make_header(place: Place, given: Mapping[str, Any]) -> object:
-    name, value, variable = given["headerName"], given["headerValue"], given["headerValueEnv"]
-    if name is None:
-        place.key("headerName").refuse("expected the name of a header, got nothing")
-    if (value is None) == (variable is None):
-        found = "neither" if value is None else "both"
-        place.refuse(f"expected exactly one of headerValue and headerValueEnv, got {found}")
-    elif value is None:
-        value = place.environ.get(variable, "")
-        at = place.key("headerValueEnv")
-        if not value:
-            at.refuse(f"expected the variable {variable} to be set in the environment")
-        else:
-            value = places.value(vmcp_headers.VALUE)(at, value)
-    if place.is_refused:
-        return INVALID
-    return (vmcp_schema.Header(name, value),)
-
-
-def _read_strategy_type(place: Place, raw: object) -> object:
-    if isinstance(raw, str) and raw in _SUPPORTED_STRATEGIES:
-        return _SUPPORTED_STRATEGIES[raw]
-    if raw in _OTHER_STRATEGIES:
-        return place.refuse(f"not supported yet: {raw} (header_injection and unauthenticated are)")
-    return place.refuse(f"expected unauthenticated or header_injection, got {units.quote(raw)}")
-
-
-def _read_header_block(place: Place, raw: object) -> object:
-    return places.read_section(place, raw, _HEADER)
-
-
-# ── who may come in ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _read_incoming_type(place: Place, raw: object) -> object:
-    if raw in ("oidc", "local"):
-        return place.refuse(f"not supported yet: {raw} (anonymous is)")
-    return raw if raw == "anonymous" else place.refuse(f"expected anonymous, got {units.quote(raw)}")
-
-
-def _read_authorization(place: Place, raw: object) -> object:
-    if isinstance(raw, dict) and raw.get("type") == "none" and len(raw) == 1:
-        return INVALID
-    return place.refuse("not supported yet (type: none is)")
 
 
 def _read_disabled(place: Place, raw: object) -> object:
@@ -311,17 +222,6 @@ _TELEMETRY = dict.fromkeys(
         *("environmentVariables", "customAttributes", "useLegacyAttributes", "caCertPath"),
     )
 )
-_HEADER: Mapping[str, Row] = {
-    "headerName": Row(places.value(vmcp_headers.INJECTED)),
-    "headerValue": Row(places.value(vmcp_headers.VALUE)),
-    "headerValueEnv": Row(places.value(units.text("NAME", pattern=r"[A-Za-z_][A-Za-z0-9_]*", expected="a variable"))),
-}
-_STRATEGY: Mapping[str, Row] = {
-    "type": Row(_read_strategy_type, required="unauthenticated or header_injection"),
-    **_HEADER,
-    "headerInjection": Row(_read_header_block),
-    **{key: Row(places.unsupported()) for key in ("tokenExchange", "upstreamInject", "awsSts", "obo", "xaa")},
-}
 _BACKEND: Mapping[str, Row] = {
     "name": Row(places.value(units.Kind("NAME", vmcp_backend.read_id, str)), required="a name"),
     "url": Row(places.text("a URL"), required="a URL"),
@@ -331,16 +231,6 @@ _BACKEND: Mapping[str, Row] = {
     "type": Row(places.choice("entry")),
     "caBundlePath": Row(_read_ca),
     "metadata": Row(places.table(places.text()), default={}),
-}
-_INCOMING: Mapping[str, Row] = {
-    "type": Row(_read_incoming_type, required="anonymous"),
-    "oidc": Row(places.unsupported()),
-    "authz": Row(_read_authorization),
-}
-_OUTGOING: Mapping[str, Row] = {
-    "source": Row(_read_source, required="inline"),
-    "default": Row(_read_strategy, default=()),
-    "backends": Row(places.table(_read_strategy), default={}),
 }
 _TIMEOUT = places.duration(least_seconds=0.001)
 _BREAKER: Mapping[str, Row] = {
@@ -380,8 +270,8 @@ _ROOT: Mapping[str, Row] = {
     "name": Row(places.value(schema.SETTINGS["name"].kind), required="the name of the server"),
     "groupRef": Row(places.text("the name of a group"), required="the name of the group"),
     "backends": Row(places.items(places.section(_BACKEND, _make_backend)), default=()),
-    "incomingAuth": Row(places.section(_INCOMING, lambda place, values: values), required="a section"),
-    "outgoingAuth": Row(places.section(_OUTGOING, _make_outgoing), required="a section", default=_Outgoing()),
+    "incomingAuth": Row(vmcp_auth.INCOMING, required="a section"),
+    "outgoingAuth": Row(vmcp_auth.OUTGOING, required="a section", default=vmcp_auth.Outgoing()),
     "aggregation": Row(vmcp_aggregation.read_aggregation, required="a section", default=vmcp_schema.Aggregation()),
     "compositeTools": Row(places.items(_read_composite), default=()),
     "compositeToolRefs": Row(places.unsupported("they live in Kubernetes: write the tools under compositeTools")),
