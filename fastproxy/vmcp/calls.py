@@ -183,6 +183,10 @@ class Calls:
                 raise peer.SessionLost(backend.id, "the replica that held the leg is gone")
             async with asyncio.timeout(backend.timeout_seconds):
                 done = await awaited.done
+        except asyncio.CancelledError:
+            if request_id:
+                self._bus.tell(words.Cancelled(session.session_id, request_id), to=str(leg.replica))
+            raise
         except errors.StoreUnavailable as error:
             raise peer.BackendError(backend.id, "the replica that holds the leg can't be asked now") from error
         except TimeoutError as error:
@@ -196,6 +200,8 @@ class Calls:
     async def _serve_forwarded(self, word: words.Forwarded) -> None:
         """Another replica's client calls a leg of ours."""
 
+        call: voices.Call | None = None
+
         def tell_beside(message: bytes) -> None:
             self._bus.tell(words.Beside(word.number, message), to=word.asker)
 
@@ -208,6 +214,7 @@ class Calls:
             call = voices.Call(None, word.request_id, [])
             call.token, call.backend_id, call.elsewhere = word.token, word.backend_id, tell_beside
             session.begin(call)
+            call.task = asyncio.current_task()
             try:
                 result = await self._ask_leg(session, backend, leg, word.method, word.params, [], call, None)
             finally:
@@ -219,6 +226,10 @@ class Calls:
             done = words.Done(word.number, b"", b"", error.reason, str(error), error.may_have_run)
         except errors.StoreError as error:
             done = words.Done(word.number, b"", b"", error.reason, str(error), False)
+        except asyncio.CancelledError:
+            if call is None or not call.cancelled:
+                raise
+            return  # its client has cancelled it: nobody waits for the end
         self._bus.tell(done, to=word.asker)
 
     async def _serve_passed(self, word: words.Passed) -> None:

@@ -5,6 +5,7 @@ Real: everything; each is a process of its own. Which process a request meets is
 Not here: what is aggregated and how it is called (test_catalog), one backend at a time (test_real_backends).
 """
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -109,6 +110,26 @@ def test_a_call_that_its_client_cancels_is_cancelled_at_the_backend(place: fleet
             client.abandon(pending)
         fleet.await_that(lambda: calls_at(place, "mcp2sse") <= before, "no call is left")
         assert client.call(place.name("mcp2-sse", "counter")).text == "2"
+
+
+def test_a_call_of_a_leg_that_lives_elsewhere_is_cancelled_there(place: fleet.Place) -> None:
+    """HTTP+SSE: one process has the stream. A call and its cancellation come by others."""
+    tool = place.name("mcp1-httpsse", "progress")
+    first, second, third = place.members
+    session_id = raw.initialize(first.origin)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {"steps": 1}}}
+    assert raw.post(first.origin, json.dumps(body), session_id=session_id)[0] == 200
+    long = {"name": tool, "arguments": {"steps": 600, "seconds": 0.1}, "_meta": {"progressToken": "mine"}}
+    asked = json.dumps({**body, "id": "long", "params": long})
+    with raw.stream(second.origin, session_id, body=asked) as stream:
+        told = [stream.next_message() for _ in range(3)]
+        assert [each["params"]["progress"] for each in told] == [1, 2, 3]
+        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "long"}}
+        assert raw.post(third.origin, json.dumps(cancelled), session_id=session_id)[0] == 202
+        with pytest.raises(EOFError):
+            for _ in range(100):
+                stream.next_message()
+    assert raw.post(third.origin, json.dumps(body), session_id=session_id)[0] == 200
 
 
 def calls_at(place: fleet.Place, backend: str) -> int:
