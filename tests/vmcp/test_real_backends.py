@@ -80,7 +80,9 @@ async def test_everything_of_the_reference_server_is_found_over_the_old_transpor
     async with backend_of("everything-httpsse") as backend:
         shown = backend.shown
         assert shown is not None and shown.rejected == ()
-        assert (len(shown.tools), len(shown.resources), len(shown.templates), len(shown.prompts)) == (13, 7, 2, 4)
+        assert (len(shown.tools), len(shown.resources), len(shown.templates), len(shown.prompts)) == (17, 7, 2, 4), (
+            "with what it offers only to who can be asked"
+        )
 
 
 async def test_an_old_session_dies_with_its_stream_and_calls_under_way_may_have_run() -> None:
