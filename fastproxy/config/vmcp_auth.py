@@ -1,7 +1,9 @@
-"""Authentication in a vMCP file: who may come in, and what is said to backends. Sans-io.
+"""Authentication in a vMCP file: who may come in, and what is said to backends.
 
-incomingAuth   anonymous; whatever asks for more is refused by its name
-outgoingAuth   a default strategy and one per backend ─> headers of every request there
+    incomingAuth   anonymous; whatever asks for more is refused by its name
+    outgoingAuth   a default strategy and one per backend ─> headers of every request there
+
+Values of headers are secrets: no message here repeats one. Sans-io.
 """
 
 from collections.abc import Mapping
