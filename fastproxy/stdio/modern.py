@@ -10,6 +10,8 @@ one, and who turns out to be older is ended again.
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 
@@ -19,6 +21,7 @@ from fastproxy.stdio import host, ledger, message, process, supply
 logger = logging.getLogger(__name__)
 
 REVISION = "2026-07-28"
+PAGES_MAX = 100
 PROBE_SECONDS_MAX = 60.0  # a program may be fetched before it starts
 _UNSUPPORTED_VERSION = range(-32022, -32019)  # errors that only a server of this era knows
 
@@ -53,6 +56,25 @@ class ModernHost(host.Host):
                 wanting[0].tell(news.text())
         else:
             logger.debug("a stdio server told nobody in particular: method=%s", news.method)
+
+    async def list_tools(self) -> AsyncIterator[dict[str, Any]]:
+        """What the server offers, page by page, as far as it goes."""
+        cursor: object = None
+        for _ in range(PAGES_MAX):
+            params = {"_meta": _envelope()} | ({} if cursor is None else {"cursor": cursor})
+            asked = message.read(message.request(b"0", "tools/list", msgspec.json.encode(params)))
+            assert asked is not None
+            answer = await self.ask(asked)
+            try:
+                result = msgspec.json.decode(answer.members.get("result", b"{}"), type=dict[str, Any])
+            except msgspec.DecodeError:
+                return
+            for tool in result.get("tools", []):
+                if isinstance(tool, dict):
+                    yield tool
+            cursor = result.get("nextCursor")
+            if cursor is None:
+                return
 
     async def replay(self) -> None:
         """There is nothing to take up."""

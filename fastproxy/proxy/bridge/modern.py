@@ -8,9 +8,6 @@ body before anything else (spec 2026-07-28, transports): who routes by them must
 """
 
 import asyncio
-import base64
-import binascii
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -18,7 +15,7 @@ import msgspec
 
 from fastproxy._ext import core
 from fastproxy.mcp import reply, subscription
-from fastproxy.proxy.bridge import calls
+from fastproxy.proxy.bridge import calls, mirrored
 from fastproxy.stdio import eras, host, hosts, message, modern, process, shared, supply
 from fastproxy.wire import request as requests
 
@@ -121,6 +118,8 @@ class Front:
         self._native: modern.ModernHost | None = None
         self._older: shared.SharedHost | None = None
         self._is_older = False
+        self._mirrors: dict[str, tuple[mirrored.Mirror, ...]] = {}  # of each tool
+        self._mirrors_of: modern.ModernHost | None = None
         self._turn = asyncio.Lock()
         self._posts: set[calls.Post] = set()
         self._used_at = 0.0
@@ -143,6 +142,8 @@ class Front:
         native = await self._find_native()
         if native is None:
             return await self._serve_older(exchange, request, said)
+        if said.method == "tools/call" and (differing := await self._find_difference(native, request, said)):
+            return exchange.answer(400, calls.JSON, _mismatch(said, differing))
         post = self._post(ModernPost, exchange, request, said)
         exchange.on_end = lambda _: self._left(native, post)
         await self._submit(native, post, said)
@@ -172,6 +173,36 @@ class Front:
         if post in self._posts:
             self._posts.discard(post)
             self._source.start_task(found.abandon(post), name="abandon a call")
+
+    # ---- headers that repeat arguments
+
+    async def _find_difference(self, native: modern.ModernHost, request: Request, said: Message) -> str | None:
+        """A header that differs from its argument. Before one is refused the tools are looked at again: they change."""
+        params = said.params()
+        name = _text(params.get("name")) or ""
+        asks = name not in self._mirrors or self._mirrors_of is not native
+        if asks:
+            await self._learn_mirrors(native)
+        if not self._mirrors.get(name):
+            return None
+        try:
+            arguments = msgspec.json.decode(params.get("arguments", b"{}"))
+        except msgspec.DecodeError:  # a number beyond ours: the server's to judge
+            return None
+        differing = mirrored.find_difference(self._mirrors[name], arguments, request.headers)
+        if differing is None or asks:
+            return differing
+        await self._learn_mirrors(native)
+        return mirrored.find_difference(self._mirrors.get(name, ()), arguments, request.headers)
+
+    async def _learn_mirrors(self, native: modern.ModernHost) -> None:
+        async with self._turn:
+            found = {}
+            async for tool in native.list_tools():
+                name = tool.get("name")
+                if isinstance(name, str):
+                    found[name] = tuple(mirrored.find_mirrors(tool.get("inputSchema")))
+            self._mirrors, self._mirrors_of = found, native
 
     # ---- which era the server is of
 
@@ -261,7 +292,7 @@ def find_problem(request: Request, said: Message) -> bytes | None:
     if member is not None:
         name = _text(said.params().get(member))
         header = request.header(b"mcp-name")
-        if name is not None and (header is None or decode_header(header) != name):
+        if name is not None and (header is None or mirrored.decode(header) != name):
             return _mismatch(said, "Mcp-Name")
     return None
 
@@ -272,15 +303,6 @@ def _unknown(said: Message) -> bytes:
 
 def _mismatch(said: Message, header: str) -> bytes:
     return message.error(said.id, _HEADER_MISMATCH, f"{header} is missing, or differs from the body")
-
-
-def decode_header(value: str) -> str | None:
-    """A mirrored value: as it is, or Base64 of UTF-8 between sentinels (strict). None: malformed."""
-    if not (value.startswith("=?base64?") and value.endswith("?=") and len(value) >= 11):
-        return value
-    with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-        return base64.b64decode(value[9:-2], validate=True).decode()
-    return None
 
 
 def _text(raw: msgspec.Raw | None) -> str | None:
