@@ -245,8 +245,10 @@ class RedisRecords(Generic[Record]):
             raise errors.StoreUnavailable(str(fault)) from error
 
     async def _probe(self) -> None:
-        """Briefly, and after one in vain with all the time there is, which a far server needs for a new connection."""
-        seconds_max = min(self._seconds_max, _PROBE_SECONDS_MAX) if self._probes_briefly else self._seconds_max
+        """With all the time there is, which a far server needs for a new connection; while it is away every second one
+        is brief."""
+        brief = self._probes_briefly and not self.available
+        seconds_max = min(self._seconds_max, _PROBE_SECONDS_MAX) if brief else self._seconds_max
         self._probes_briefly = True
         try:
             async with asyncio.timeout(seconds_max):

@@ -228,7 +228,7 @@ def test_a_session_opened_while_the_store_takes_no_writes_is_told_to_come_again_
     assert [fleet.count(proxy, old) for proxy in (0, 1)] == [3, 4]
     fleet.redis.execute("CONFIG", "SET", "maxmemory", "0")
     assert fleet.count(1, session) == 2
-    fleets.await_that(lambda: fleet.call(1, "unknown", 8).status == 404, "settled", seconds_max=2.5)
+    fleets.await_that(lambda: fleet.call(1, "unknown", 8).status == 404, "settled", seconds_max=6.0)
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "story"])
