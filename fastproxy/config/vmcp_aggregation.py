@@ -1,5 +1,6 @@
 """The `aggregation` section of a vMCP file: names, filters, overrides. Sans-io."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,9 @@ from fastproxy.config import units, vmcp_schema
 from fastproxy.config import vmcp_place as places
 from fastproxy.config.vmcp_place import Place, Row
 
-NAME_CHARACTERS_MAX = 64  # of a tool's new name: what clients take
+NAME_CHARACTERS_MAX = 128  # of a tool's new name: what the protocol allows; what clients take is for the catalog
+PREFIX_CHARACTERS_MAX = 64
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]*", re.ASCII)
 
 
 def read_aggregation(place: Place, raw: object) -> object:
@@ -36,7 +39,8 @@ def _make_aggregation(place: Place, values: dict[str, Any]) -> object:
             at.key("prefixFormat").refuse(f"expected it with prefix, as in {vmcp_schema.DEFAULT_PREFIX_FORMAT!r}")
         if strategy == vmcp_schema.PRIORITY and not order and not at.key("priorityOrder").is_refused:
             at.key("priorityOrder").refuse("expected names of backends with priority, the first one wins")
-    places.refuse_twice(at.key("priorityOrder"), list(order), "backend")
+    for name in sorted({name for name in order if order.count(name) > 1}):
+        at.key("priorityOrder").doubt(f"{name} stands there {order.count(name)} times")
     if strategy == vmcp_schema.MANUAL and not tools and not place.key("tools").is_refused:
         place.key("tools").refuse("expected entries with manual: they say who is called what")
     workloads = [rules.workload for rules in tools]
@@ -99,15 +103,14 @@ _TOOLS: Mapping[str, Row] = {
 
 
 def _read_prefix(place: Place, raw: object) -> object:
-    """The literal part ends up in every name, so that it may hold what names may hold."""
-    if not isinstance(raw, str):
-        return place.refuse(f"expected text such as {vmcp_schema.DEFAULT_PREFIX_FORMAT}, got {units.quote(raw)}")
-    rest = raw.replace("{workload}", "")
-    if not all(character.isascii() and (character.isalnum() or character in "_.-") for character in rest):
-        known = "{workload}, letters, digits and . _ -"
-        return place.refuse(f"expected {known}, got {units.quote(raw)}")
-    if not raw:
-        return place.refuse(f"expected text such as {vmcp_schema.DEFAULT_PREFIX_FORMAT}, got nothing")
+    """It ends up in every name."""
+    expected = f"text such as {vmcp_schema.DEFAULT_PREFIX_FORMAT}"
+    if not isinstance(raw, str) or not raw or not raw.isprintable() or " " in raw:
+        return place.refuse(f"expected {expected} without spaces, got {units.quote(raw or None)}")
+    if len(raw) > PREFIX_CHARACTERS_MAX:
+        return place.refuse(f"expected at most {PREFIX_CHARACTERS_MAX} characters, got {len(raw)}")
+    if not _PLAIN.fullmatch(raw.replace("{workload}", "")):
+        place.doubt(f"{units.quote(raw)}: many clients take only letters, digits, _ and - in a tool's name")
     return raw
 
 

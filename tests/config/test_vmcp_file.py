@@ -246,15 +246,15 @@ NOT_SUPPORTED = "not supported yet"
         ),
         (
             "aggregation: {conflictResolution: prefix, conflictResolutionConfig: {prefixFormat: 'a b'}}",
-            "aggregation.conflictResolutionConfig.prefixFormat: expected {workload}, letters, digits and . _ -",
+            "aggregation.conflictResolutionConfig.prefixFormat: expected text such as {workload}_ without spaces",
         ),
         (
             "aggregation: {conflictResolution: priority, conflictResolutionConfig: {}}",
             "aggregation.conflictResolutionConfig.priorityOrder: expected names of backends with priority",
         ),
         (
-            "aggregation: {conflictResolution: priority, conflictResolutionConfig: {priorityOrder: [git, git]}}",
-            "aggregation.conflictResolutionConfig.priorityOrder: expected each backend once, got 'git' 2 times",
+            "aggregation: {conflictResolutionConfig: {prefixFormat: ''}}",
+            "aggregation.conflictResolutionConfig.prefixFormat: expected text such as {workload}_ without",
         ),
         (
             "aggregation: {conflictResolution: manual, conflictResolutionConfig: {}}",
@@ -365,6 +365,20 @@ def test_what_is_wrong_is_said_once_with_its_path_and_what_would_be_right(text: 
     assert any(one.startswith(problem) for one in problems), problems
     assert len(problems) == 1, problems
     assert "hunter2" not in "".join(problems)
+
+
+def test_what_is_allowed_and_not_wise_is_doubted() -> None:
+    values = yaml.safe_load(MINIMAL)
+    settings = {"prefixFormat": "{workload}/", "priorityOrder": ["git", "git"]}
+    values["aggregation"] = {"conflictResolution": "priority", "conflictResolutionConfig": settings}
+    notes = vmcp_place.Notes()
+    found = vmcp_file.read(vmcp_place.Place(notes, ENVIRON), values)
+    assert (notes.problems, found.group.aggregation.prefix_format) == ([], "{workload}/")
+    at = "aggregation.conflictResolutionConfig"
+    assert notes.doubts == [
+        f"{at}.prefixFormat: '{{workload}}/': many clients take only letters, digits, _ and - in a tool's name",
+        f"{at}.priorityOrder: git stands there 2 times",
+    ]
 
 
 def test_all_problems_come_in_one_answer() -> None:
