@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _SESSION_ID = re.compile(r"[!-~]{1,1024}")
 FORGOTTEN_BYTES_MAX = 65536  # of an error answer that is read for "I do not know this session"
 STREAM_AGAIN_SECONDS = (0.05, 0.1, 0.2, 0.4)  # a backend needs a moment to notice that its stream was closed
+STREAMS_CLOSED_PURGE_MIN = 1000
 
 Exchange = core.Exchange
 Request = requests.Request
@@ -59,6 +60,7 @@ class Story:
         self._reinitializes = on_backend_loss == "reinitialize"
         self._start_task = start_task
         self._streams_closed: dict[str, float] = {}
+        self._streams_closed_purge_at = STREAMS_CLOSED_PURGE_MIN
         self.resumed = 0
         self.refusals: dict[str, int] = {}  # by reason
 
@@ -305,8 +307,10 @@ class Story:
 
     def _stream_closed(self, exchange: Exchange) -> None:
         now = time.monotonic()
-        if len(self._streams_closed) > 1000:
+        # Each time their number has doubled: thousands may close at once, and none may pay for all that did before.
+        if len(self._streams_closed) >= self._streams_closed_purge_at:
             self._streams_closed = {key: at for key, at in self._streams_closed.items() if now - at < 2}
+            self._streams_closed_purge_at = max(STREAMS_CLOSED_PURGE_MIN, 2 * len(self._streams_closed))
         self._streams_closed[exchange.note] = now
 
     async def _open_stream_again(
