@@ -55,7 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     out = options.out or RESULTS / f"{'quick' if plan.quick else 'full'}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    for name in options.scenario or scenarios.SCENARIOS:
+    names = options.scenario or list(scenarios.SCENARIOS)
+    if options.add and out.exists():
+        earlier = msgspec.json.decode(out.read_bytes(), type=Result)
+        result.scenarios.extend(known for known in earlier.scenarios if known.name not in names)
+    for name in names:
         concluded = run_scenario(name, present, plan, tools, missing)
         print(report.format_table(concluded), flush=True)
         result.scenarios.append(concluded)
@@ -90,7 +94,7 @@ def run_scenario(
             chosen.append(rival)
     run = _run_held if scenario.holds else _run_one_by_one
     rounds = run(scenario, chosen, plan, tools, skipped)
-    load: dict[str, float | str] = {"sessions": _sessions(scenario, plan)}
+    load: dict[str, float | str | bool] = {"sessions": _sessions(scenario, plan)}
     load |= msgspec.to_builtins(scenario.layout)
     return report.conclude(name, scenario.about, load, rounds, skipped)
 
@@ -202,6 +206,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="alternating rounds per scenario (default: 5; quick: 1)")
     parser.add_argument("--seconds", type=float, help="of load per measurement (default: 2; quick: 0.5)")
+    parser.add_argument("--add", action="store_true", help="keep what the results file has of other scenarios")
     parser.add_argument("--publish", action="store_true", help="then draw the results, and put them into the README")
     parser.add_argument("--out", type=pathlib.Path, help="results file (default: bench/results/full.json)")
     return parser.parse_args(arguments)

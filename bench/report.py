@@ -45,7 +45,7 @@ class Round(msgspec.Struct, frozen=True):
 class ScenarioResult(msgspec.Struct, frozen=True):
     name: str
     about: str
-    load: dict[str, float | str]
+    load: dict[str, float | str | bool]
     rounds: list[Round]
     medians: dict[str, dict[str, float]]
     ratios: dict[str, dict[str, float]]
@@ -55,7 +55,7 @@ class ScenarioResult(msgspec.Struct, frozen=True):
 
 
 def conclude(
-    name: str, about: str, load: dict[str, float | str], rounds: list[Round], skipped: dict[str, str]
+    name: str, about: str, load: dict[str, float | str | bool], rounds: list[Round], skipped: dict[str, str]
 ) -> ScenarioResult:
     proxies = list(dict.fromkeys(entry.proxy for entry in rounds))
     medians = {proxy: _medians([entry.values for entry in rounds if entry.proxy == proxy]) for proxy in proxies}
@@ -122,5 +122,5 @@ def _cell(value: float | None, divisor: float, decimals: int) -> str:
     return "–" if value is None else f"{value / divisor:,.{decimals}f}"
 
 
-def _format_load(load: dict[str, float | str]) -> str:
+def _format_load(load: dict[str, float | str | bool]) -> str:
     return f"{load['sessions']:,} sessions, {load['connections']} connections, {load['body_bytes']:,} bytes asked"

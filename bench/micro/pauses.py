@@ -1,20 +1,28 @@
-"""How long single calls of the route table take while it grows to a million sessions: `python -m bench.micro.pauses`.
+"""How long single calls of the route table and of the embedded store take while they grow to a million sessions:
+`python -m bench.micro.pauses`; `--write` keeps the histograms in bench/results/pauses.json.
 
 Each call is timed alone; the histogram shows powers of two of microseconds. Two clocks: the thread's CPU time, which
-is what the table does, and the wall, which on a shared machine also counts what others do with the processor. What
-must hold is that no call does more than a millisecond of work.
+is what a call does, and the wall, which on a shared machine also counts what others do with the processor. What must
+hold is that no call does more than a millisecond of work. The collector of cyclic garbage runs as it does in the proxy
+(fastproxy/proxy/garbage.py): what it takes is part of the call that it strikes, and shown by itself, too.
 """
 
 import argparse
 import collections
 import gc
 import json
+import pathlib
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from fastproxy._ext import core
+from fastproxy.proxy import garbage
+from fastproxy.session import memory, record
+
+RESULTS = pathlib.Path(__file__).parent.parent / "results" / "pauses.json"
 
 SWEEP_BUDGET = 1_024
 SWEEP_EVERY = 256
@@ -31,7 +39,9 @@ class Pauses:
     def time(self, call: Callable[[], object]) -> None:
         wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
         call()
-        cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+        self.add(time.thread_time_ns() - cpu, time.perf_counter_ns() - wall)
+
+    def add(self, cpu: int, wall: int) -> None:
         self.histogram[(cpu // 1000).bit_length()] += 1
         self.longest_cpu_ns = max(self.longest_cpu_ns, cpu)
         self.longest_wall_ns = max(self.longest_wall_ns, wall)
@@ -42,6 +52,58 @@ class Pauses:
             "longest_wall_us": self.longest_wall_ns / 1000,
             "calls_below_us": {str(1 << bits): count for bits, count in sorted(self.histogram.items())},
         }
+
+
+class Collector:
+    """Hears when the collector of cyclic garbage stops the process."""
+
+    def __init__(self) -> None:
+        self.pauses = Pauses()
+        self._began = (0, 0)
+        gc.callbacks.append(self._hear)
+
+    def _hear(self, phase: str, _: dict[str, int]) -> None:
+        now = (time.thread_time_ns(), time.perf_counter_ns())
+        if phase == "stop":
+            self.pauses.add(now[0] - self._began[0], now[1] - self._began[1])
+        self._began = now
+
+
+def measure_store(sessions: int) -> dict[str, object]:
+    """Every session is created, looked up and touched; at the end a quarter of them is deleted, a page is read."""
+    chance = random.Random(2)
+    store = memory.MemoryStore(ttl_seconds=7200, sessions_max=sessions)
+    pauses = {verb: Pauses() for verb in ("store: create", "store: find", "store: touch", "store: delete")}
+
+    def run(verb: str, act: Coroutine[Any, Any, object]) -> None:
+        def step() -> None:
+            try:
+                act.send(None)  # memory never waits
+            except StopIteration:
+                return
+            raise AssertionError("the embedded store waited for something")
+
+        pauses[verb].time(step)
+
+    keys = []
+    for number in range(sessions):
+        key = f"{chance.getrandbits(128):032x}"
+        keys.append(key)
+        session = record.SessionRecord(
+            session_id=key,
+            backend_url=f"http://127.0.0.1:{9000 + number % 4}",
+            protocol_version="2025-11-25",
+            initialize={"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "mcp"}},
+            created_at=f"2026-11-20T12:{number // 60 % 60:02}:{number % 60:02}Z",
+        )
+        run("store: create", store.create(session))
+        probe = keys[chance.randrange(number + 1)]
+        run("store: find", store.find(probe))
+        if number % 16 == 0:
+            run("store: touch", store.touch([probe]))
+    for key in chance.sample(keys, sessions // 4):
+        run("store: delete", store.delete(key))
+    return {verb: pause.report() for verb, pause in pauses.items()}
 
 
 def measure(sessions: int) -> dict[str, object]:
@@ -65,7 +127,7 @@ def measure(sessions: int) -> dict[str, object]:
         pauses["mark_all_stale"].time(table.mark_all_stale)
     for key in chance.sample(keys, sessions // 4):
         pauses["remove"].time(lambda: table.remove(key))  # noqa: B023
-    return {"sessions": sessions, **{verb: pause.report() for verb, pause in pauses.items()}}
+    return {f"table: {verb}": pause.report() for verb, pause in pauses.items()}
 
 
 def show(result: dict[str, object]) -> None:
@@ -83,9 +145,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sessions", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true", help="print the histograms as JSON")
+    parser.add_argument("--write", action="store_true", help="keep them in bench/results/pauses.json")
     arguments = parser.parse_args()
-    gc.disable()
-    result = measure(arguments.sessions)
+    garbage.settle()
+    collector = Collector()
+    result = {"sessions": arguments.sessions, **measure(arguments.sessions), **measure_store(arguments.sessions)}
+    result["collector of garbage"] = collector.pauses.report()
+    if arguments.write:
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.json:
         json.dump(result, sys.stdout, indent=2)
     else:
