@@ -271,18 +271,12 @@ class Discovery:
             return
         if message.method_name in _LIST_CHANGED:
             self.refresh(message.method_name)
-        elif bytes(message.id) and message.method_name and self._contact is not None:
-            self._start_task(self._reply(message, self._contact), name=f"answer {self.backend_id}")
+            return
+        answer = peer.answer_for_nobody(message)
+        if answer is not None and self._contact is not None:
+            self._start_task(self._reply(answer, self._contact), name=f"answer {self.backend_id}")
 
-    async def _reply(self, message: peer.Message, contact: survey.Contact) -> None:
-        """A ping is answered, and that there are no roots; for anything else there is no client behind this session."""
-        request_id = bytes(message.id)
-        if message.method_name == "ping":
-            answer = peer.write_result(request_id, b"{}")
-        elif message.method_name == "roots/list":
-            answer = peer.write_result(request_id, b'{"roots":[]}')
-        else:
-            answer = peer.write_error(request_id, survey.METHOD_NOT_FOUND, "nobody is behind this session")
+    async def _reply(self, answer: bytes, contact: survey.Contact) -> None:
         await self._peer.send(
             answer,
             leg_session_id=contact.session_id,

@@ -279,6 +279,19 @@ def write_error(request_id: bytes, code: int, message: str) -> bytes:
     return b'{"jsonrpc":"2.0","id":%s,"error":%s}' % (request_id, error)
 
 
+def answer_for_nobody(message: Message) -> bytes | None:
+    """What a session that no client is behind says to a request: that it is there, that it has no roots, and no to all
+    else. None: nothing is asked."""
+    request_id = bytes(message.id)
+    if not request_id or not message.method_name:
+        return None
+    if message.method_name == "ping":
+        return write_result(request_id, b"{}")
+    if message.method_name == "roots/list":
+        return write_result(request_id, b'{"roots":[]}')
+    return write_error(request_id, -32601, "nobody is behind this session")
+
+
 def result_of(backend: str, message: Message, *, status: int = 200) -> bytes:
     """The result in an answer. Refused: it is an error."""
     if bytes(message.result):

@@ -91,7 +91,7 @@ class Watch:
                 leg_session_id=opened.session_id,
                 protocol_version=opened.protocol_version,
                 headers=[],
-                on_message=self._hear,
+                on_message=lambda data: self._hear(data, opened),
             ),
             name=f"hear {self.backend.id}",
         )
@@ -186,15 +186,29 @@ class Watch:
         finally:
             waiting.cancel()
 
-    def _hear(self, data: bytes) -> None:
+    def _hear(self, data: bytes, opened: peer.Opened | None = None) -> None:
         message = peer.read_message(data)
-        if message is None or message.method_name != UPDATED:
+        if message is None:
+            return
+        if message.method_name != UPDATED:
+            answer = peer.answer_for_nobody(message)
+            if answer is not None and opened is not None:
+                self._start_task(self._reply(answer, opened), name=f"answer {self.backend.id}")
             return
         updated = bridge.read_text(bridge.read_members(message.params).get("uri", b"")) or ""
         for uri, hearers in list(self._wanted.items()):
             if updated == uri or updated.startswith(uri.rstrip("/") + "/"):
                 for heard in list(hearers):
                     heard(updated)
+
+    async def _reply(self, answer: bytes, opened: peer.Opened) -> None:
+        await self.backend.peer.send(
+            answer,
+            leg_session_id=opened.session_id,
+            protocol_version=opened.protocol_version,
+            headers=[],
+            seconds_max=self.backend.timeout_seconds,
+        )
 
     def _tell_all(self) -> None:
         for uri, hearers in list(self._wanted.items()):

@@ -67,6 +67,8 @@ async def test_a_resource_at_a_session_backend_is_subscribed_to_until_nobody_wan
         watch.add(URI, second.append)
         await eventually(lambda: server.calls("resources/subscribe") and len(server.streams) == 2)
         assert server.calls("resources/subscribe")[0].session not in (None, "session-1"), "discovery's is left alone"
+        await server.say({"id": "q", "method": "ping"})
+        await eventually(lambda: len([call for call in server.heard if call.message.get("id") == "q"]) == 2)
         await say_updated(server)
         await eventually(lambda: first and second)
         watch.remove(URI, first.append)
