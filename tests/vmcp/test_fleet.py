@@ -6,6 +6,7 @@ Not here: what is aggregated and how it is called (test_catalog), one backend at
 """
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -135,6 +136,20 @@ def test_a_call_of_a_leg_that_lives_elsewhere_is_cancelled_there(place: fleet.Pl
 def calls_at(place: fleet.Place, backend: str) -> int:
     """Posts that are under way at a backend, what processes listen to by themselves among them."""
     return sum(row["calls"] for member in place.members for row in member.backends() if row["name"] == backend)
+
+
+def test_a_backend_that_asks_where_nobody_listens_is_told_so_at_once(place: fleet.Place) -> None:
+    """The client takes no events, and has no stream open: the call goes on without its answer."""
+    session_id = raw.initialize(place.members[0].origin, elicitation={}, sampling={})
+    params = {"name": place.name("mcp2-sse", "elicit"), "arguments": {"message": "name?"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+    started = time.monotonic()
+    status, headers, answer = raw.post(
+        place.members[1].origin, body, session_id=session_id, headers={"Accept": "application/json"}
+    )
+    assert time.monotonic() - started < 15, "not the backend's own time limit"
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert b"no stream open" in answer, "the server tells its caller what it was told"
 
 
 def test_a_forged_answer_reaches_no_backend(place: fleet.Place) -> None:
