@@ -135,7 +135,7 @@ def test_a_session_ended_during_an_outage_is_ended_everywhere_when_it_is_over(fl
     assert fleet.ask(0, "DELETE", "/mcp", {"Mcp-Session-Id": session}).status == 200
     assert fleet.call(0, session).status == 404
     redis.start()
-    fleets.await_that(lambda: fleet.call(1, session).status == 404, "ended there too", seconds_max=1.5)
+    fleets.await_that(lambda: fleet.call(1, session).status == 404, "ended there too", seconds_max=3.0)
     fleets.await_that(lambda: fleet.stored() == [], "the record is gone", seconds_max=1.5)
 
 
