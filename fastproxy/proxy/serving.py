@@ -172,8 +172,9 @@ class Process(Generic[Plane]):
         self.wind_down()
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.drain_timeout
-        last = min(end, loop.time() + LAST_REQUEST_SECONDS)
-        while loop.time() < last and self._listener.connections > len(self._running()):
+        for _ in range(int(min(self.config.drain_timeout, LAST_REQUEST_SECONDS) / DRAIN_STEP_SECONDS)):
+            if self._listener.connections <= len(self._running()):
+                break
             await asyncio.sleep(DRAIN_STEP_SECONDS)
         self.plane.reactor.close_idle()
         while loop.time() < end:

@@ -1,22 +1,20 @@
 """From a definition as it was written to a Definition. Every problem is noted with its path; reading goes on."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import jsonschema
 import msgspec
 
 from fastproxy.config import units
 from fastproxy.config import vmcp_place as places
 from fastproxy.vmcp.composite import definition as definitions
-from fastproxy.vmcp.composite import template
+from fastproxy.vmcp.composite import schemas, template
 
 Place = places.Place
 Row = places.Row
 
-SCHEMA_BYTES_MAX = 100 << 10
-DEPTH_MAX = 10  # of schemas of elicitations, and of an output's properties
+DEPTH_MAX = 10  # of an output's properties
 VALUE_DEPTH_MAX = 100
 RETRY_COUNT_MAX = 10
 
@@ -124,65 +122,6 @@ def _ids(place: Place, raw: object) -> Any:
     return tuple(dict.fromkeys(raw))
 
 
-# ---- schemas
-
-
-def _parameters(place: Place, raw: object) -> Any:
-    schema = raw
-    if isinstance(raw, str):
-        try:
-            schema = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
-            return place.refuse(f"is not JSON: {error}")
-    schema = _schema(place, schema)
-    if schema is places.INVALID:
-        return schema
-    kind = schema.get("type")
-    if kind != "object":
-        got = "nothing" if kind is None else units.quote(kind)
-        place.key("type").refuse(f"'type' must be 'object' (got {got})")
-    if not isinstance(schema.get("properties", {}), dict):
-        place.key("properties").refuse("expected a section")
-    if not isinstance(schema.get("required", []), list):
-        place.key("required").refuse("expected a list")
-    return schema
-
-
-def _question_schema(place: Place, raw: object) -> Any:
-    schema = _schema(place, raw)
-    if schema is places.INVALID:
-        return schema
-    if len(msgspec.json.encode(schema)) > SCHEMA_BYTES_MAX:
-        return place.refuse(f"expected at most {SCHEMA_BYTES_MAX} bytes")
-    if _depth(schema) > DEPTH_MAX:
-        return place.refuse(f"expected at most {DEPTH_MAX} levels")
-    return schema
-
-
-def _schema(place: Place, raw: object) -> Any:
-    if not isinstance(raw, dict):
-        return place.refuse(f"expected a JSON Schema, got {units.quote(raw)}")
-    try:
-        jsonschema.Draft202012Validator.check_schema(raw)
-    except jsonschema.SchemaError as error:
-        where = "".join(f".{part}" for part in error.absolute_path)
-        return place.refuse(f"is not a JSON Schema{f', at {where}' if where else ''}: {error.message[:200]}")
-    except RecursionError:
-        return place.refuse("is nested too deep")
-    return raw
-
-
-def _depth(value: object) -> int:
-    inner: Sequence[object] = ()
-    if isinstance(value, dict):
-        inner = list(value.values())
-    elif isinstance(value, list):
-        inner = value
-    else:
-        return 0
-    return 1 + max((_depth(one) for one in inner), default=0)
-
-
 # ---- steps
 
 _DURATION = places.duration(least_seconds=0.001, zero=True)
@@ -233,7 +172,7 @@ _STEP: Mapping[str, Row] = {
     "timeout": Row(_DURATION),
     "defaultResults": Row(_object, default={}),
     "message": Row(_template),
-    "schema": Row(_question_schema),
+    "schema": Row(schemas.read_question),
     "onDecline": Row(places.section(_ON_ANSWER, _make_answer)),
     "onCancel": Row(places.section(_ON_ANSWER, _make_answer)),
     "collection": Row(_template),
@@ -402,7 +341,7 @@ def _make_annotations(place: Place, values: dict[str, Any]) -> definitions.Annot
 _DEFINITION: Mapping[str, Row] = {
     "name": Row(_tool_name, required="a name: name is required"),
     "description": Row(places.text("a description"), required="a description: description is required"),
-    "parameters": Row(_parameters),
+    "parameters": Row(schemas.read_parameters),
     "timeout": Row(_DURATION),
     "steps": Row(_steps, required="steps: must have at least one step"),
     "output": Row(places.section(_OUTPUT, _make_output)),

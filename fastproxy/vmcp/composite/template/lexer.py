@@ -45,7 +45,7 @@ class Action(msgspec.Struct, frozen=True):
 
 def split(text: str) -> Iterator[str | Action]:
     """Texts and actions in their order, white space trimmed where an action says so."""
-    position, trims = 0, False
+    position, counted, line, trims = 0, 0, 1, False
     while True:
         start = text.find("{{", position)
         between = text[position : start if start >= 0 else len(text)]
@@ -60,7 +60,8 @@ def split(text: str) -> Iterator[str | Action]:
             between = between.rstrip(_SPACE)
         if between:
             yield between
-        line = text.count("\n", 0, start) + 1
+        line += text.count("\n", counted, start)
+        counted = start
         comment = _COMMENT.match(text, start + 2)
         if comment is not None:
             position, trims = comment.end(), comment.group(1) is not None
