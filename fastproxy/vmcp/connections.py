@@ -7,6 +7,9 @@ but by `send` when the request surely did not run, or when the caller says that 
 connection may be closed by the backend just as it is used.
 """
 
+import re
+from urllib.parse import urljoin, urlsplit
+
 from fastproxy import errors
 from fastproxy._ext import core
 from fastproxy.mcp import reply
@@ -14,6 +17,8 @@ from fastproxy.proxy import dialer
 from fastproxy.vmcp import events
 
 Fields = list[tuple[bytes, bytes]]
+
+_TARGET = re.compile(r"/[!-~]{0,4095}")
 
 
 class NotConnected(errors.FastproxyError):
@@ -135,6 +140,18 @@ class Line:
             if call.over is None:
                 call.abort("given_up")
             raise
+
+    def resolve(self, uri: str) -> str | None:
+        """The target of what the backend calls so; None: it is not on its own origin, or no target at all."""
+        origin = self.endpoint.url
+        try:
+            found, own = urlsplit(urljoin(origin + self.target, uri)), urlsplit(origin)
+            port = found.port or {"http": 80, "https": 443}.get(found.scheme)
+            same = (found.scheme, found.hostname, port) == (own.scheme, own.hostname, own.port)
+        except ValueError:
+            return None
+        target = found.path + (f"?{found.query}" if found.query else "")
+        return target if same and _TARGET.fullmatch(target) else None
 
     def head(self, method: bytes, fields: Fields, *, target: str | None = None) -> bytes:
         """A request's beginning, to which `render` adds. Fields come as the caller has them; Host is ours."""

@@ -9,10 +9,8 @@ waits is lost (it may have run), and the session is unknown from then on.
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
@@ -22,7 +20,6 @@ from fastproxy.wire import request as requests
 SESSIONS_MAX = 10_000  # streams at one backend; each is a connection
 WAITING_MAX = 1_000  # calls of one session
 ENDPOINT_BYTES_MAX = 65536
-_TARGET = re.compile(r"/[!-~]{0,4095}")
 _GET = [(b"Accept", b"text/event-stream"), (b"Accept-Encoding", b"identity")]
 _POST = [(b"Content-Type", b"application/json"), (b"Accept", b"application/json, text/event-stream")]
 
@@ -154,16 +151,8 @@ class EventStreamPeer:
 
     def _resolve(self, uri: str) -> str:
         """The target of POSTs: on the backend's own origin, or it is somebody else's."""
-        origin = self._line.endpoint.url
-        found = urlsplit(urljoin(origin + self._line.target, uri))
-        own = urlsplit(origin)
-        default = {"http": 80, "https": 443}.get(found.scheme)
-        try:
-            same = (found.scheme, found.hostname, found.port or default) == (own.scheme, own.hostname, own.port)
-        except ValueError:
-            same = False
-        target = found.path + (f"?{found.query}" if found.query else "")
-        if not same or not _TARGET.fullmatch(target):
+        target = self._line.resolve(uri)
+        if target is None:
             raise connections.Malformed("its endpoint event names no address on its own origin", ran=False)
         return target
 

@@ -41,6 +41,7 @@ RESUME_SECONDS_DEFAULT = 1.0  # where the backend has not said `retry:`
 RESUME_SECONDS_MIN = 0.02
 RESUME_SECONDS_MAX = 10.0
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # 409: the stream before this one is not quite gone
+_MOVED = frozenset({307, 308})  # the two that keep method and body
 _ACCEPT_BOTH = (b"Accept", b"application/json, text/event-stream")
 _ACCEPT_EVENTS = (b"Accept", b"text/event-stream")
 _JSON = (b"Content-Type", b"application/json")
@@ -60,9 +61,7 @@ class StreamablePeer:
         self._start_task = start_task
         self._own_fields = fields
         self._ids = peer.Ids()
-        self._post_head = line.head(b"POST", [_JSON, _ACCEPT_BOTH, _IDENTITY, *fields])
-        self._get_head = line.head(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields])
-        self._delete_head = line.head(b"DELETE", fields)
+        self._settle_at(None)
 
     async def open(
         self, params: bytes, *, headers: connections.Fields, on_message: peer.OnMessage, seconds_max: float
@@ -198,7 +197,23 @@ class StreamablePeer:
     # ---- one request
 
     async def _post(self, body: bytes, fields: connections.Fields, *, repeatable: bool) -> connections.Answer:
+        answer = await self._line.send(connections.render(self._post_head, fields, body), repeatable=repeatable)
+        if answer.status not in _MOVED:
+            return answer
+        # Frameworks that mount an endpoint at /mcp/ say so to who asks for /mcp. Nothing has run there.
+        target = self._line.resolve(answer.header(b"location") or "")
+        if target is None:
+            return answer
+        answer.finish()
+        self._settle_at(target)
         return await self._line.send(connections.render(self._post_head, fields, body), repeatable=repeatable)
+
+    def _settle_at(self, target: str | None) -> None:
+        """Where it is asked from now on; None: where the owner has said."""
+        fields = self._own_fields
+        self._post_head = self._line.head(b"POST", [_JSON, _ACCEPT_BOTH, _IDENTITY, *fields], target=target)
+        self._get_head = self._line.head(b"GET", [_ACCEPT_EVENTS, _IDENTITY, *fields], target=target)
+        self._delete_head = self._line.head(b"DELETE", fields, target=target)
 
     async def read_body(self, answer: connections.Answer, request_id: str, session_id: str | None) -> bytes:
         """The result in an answer that is no stream."""

@@ -294,6 +294,41 @@ async def test_a_call_is_never_sent_twice_but_a_question_is_when_its_connection_
         assert len(server.calls("tools/call")) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("location", "followed"),
+    [
+        pytest.param("/mcp/", True, id="a slash"),
+        pytest.param("http://127.0.0.1:{port}/other?x=1", True, id="whole, its own origin"),
+        pytest.param("http://127.0.0.1:1/mcp/", False, id="another port"),
+        pytest.param("//evil.example/mcp/", False, id="another host"),
+        pytest.param("/a b", False, id="no target"),
+    ],
+)
+async def test_a_backend_may_send_us_on_but_only_within_its_own_origin(location: str, followed: bool) -> None:
+    async with speaker.Speaker() as server:
+        place = location.format(port=server.port)
+        target = place.partition(str(server.port))[2] or place
+
+        async def moved(call: speaker.Call) -> None:
+            if call.target == target:
+                await server.serve(call)
+            else:
+                await call.plain(307, fields={"Location": place})
+
+        for method in ("server/discover", "initialize", "tools/list", "tools/call", "notifications/initialized", "GET"):
+            server.on(method, moved)
+        async with group.running({"one": server.url}) as running:
+            if not followed:
+                await coroutines.eventually(lambda: running.get("one").last_error is not None)
+                assert "answered 307" in str(running.get("one").last_error)
+                assert {call.target for call in server.heard} == {"/mcp"}
+                return
+            await running.known("one")
+            await ask(running.get("one"))
+            asked = [call.target for call in server.heard]
+            assert asked[:2] == ["/mcp", target] and asked.count("/mcp") == 1, "it is remembered"
+
+
 async def test_nobody_there_means_that_nothing_has_run() -> None:
     server = speaker.Speaker()
     async with spoken_to(server) as backend:
