@@ -36,7 +36,6 @@ class _Outcome(msgspec.Struct, gc=False):
     error: dict[str, Any] | None = None
 
 
-
 def _refuse_constant(name: str) -> object:
     """Python's own reader takes NaN for a number."""
     raise ValueError(name)
