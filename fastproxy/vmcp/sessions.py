@@ -123,6 +123,10 @@ class Sessions:
         session = self._held.get(plain.store_key(session_id))
         return session if session is not None and session.session_id == session_id else None
 
+    def __contains__(self, session_id: str) -> bool:
+        """Is it in memory, by an id that is a key as it stands?"""
+        return session_id in self._held
+
     def held(self) -> list[Session]:
         """Those in memory."""
         return list(self._held.values())
@@ -131,10 +135,13 @@ class Sessions:
 
     async def find(self, session_id: str) -> Session | None:
         """The session; None: unknown, expired or ended. StoreUnavailable, RecordTooNew: the store says."""
-        key = plain.store_key(session_id)
+        key = session_id
         session = self._held.get(key)
         now = self._clock()
-        if session is not None and session.session_id != session_id:
+        if session is None:
+            key = plain.store_key(session_id)
+            session = self._held.get(key)
+        elif session.session_id != session_id:
             self.lookups["missing"] += 1
             return None  # a plain id that reads like the digest of another
         if session is None or session.stale or now >= session.expires_at:

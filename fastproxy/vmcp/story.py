@@ -53,6 +53,7 @@ HOSTS_MAX = 64  # remembered as welcome
 SAID_MAX = 1000  # different things that clients say of themselves
 _VERSIONS = {name: name for name, row in revision.REVISIONS.items() if row.sessions}
 _NEWEST = max(_VERSIONS)
+_METHODS = {b'"%s"' % name.encode(): name for name in ("tools/call", "tools/list", "resources/read", "prompts/get")}
 _MODERN_MARK = b'"io.modelcontextprotocol/protocolVersion"'
 
 
@@ -106,7 +107,8 @@ class Story:
 
     def begin(self, exchange: core.Exchange) -> None:
         """A head has come."""
-        self._start_task(self._tell(exchange), name="exchange")
+        mine: list[asyncio.Task[Any]] = []
+        mine.append(self._start_task(self._tell(exchange, mine), name="exchange"))
 
     def resume(self, exchange: core.Exchange, answer: core.AnswerHead | None) -> None:
         """There is no fast lane here."""
@@ -116,7 +118,8 @@ class Story:
         """There is no fast lane here."""
         raise AssertionError("the fast lane is off")
 
-    async def _tell(self, exchange: core.Exchange) -> None:
+    async def _tell(self, exchange: core.Exchange, mine: list[asyncio.Task[Any]]) -> None:
+        """`mine`: the task that this runs in, which cancels a call; to ask the loop for it costs more."""
         body = b""
         try:
             request = requests.of(exchange.method_name, exchange.target, exchange.fields)
@@ -126,7 +129,7 @@ class Story:
                     raise reply.Refusal(404, faults.INVALID_REQUEST, f"the MCP endpoint is {PATH}")
                 if request.method == "POST" and exchange.has_body:
                     body, _ = await exchange.peek(self._body_bytes_max + 1)
-                await self._serve(exchange, request, body)
+                await self._serve(exchange, request, body, mine)
             except reply.Refusal as refusal:
                 self._refuse(exchange, refusal, body)
             except errors.RecordTooNew:
@@ -162,14 +165,16 @@ class Story:
         logger.info("refused: status=%d reason=%s detail=%s", refusal.status, refusal.reason, refusal)
         exchange.answer(status, fields, answer)
 
-    async def _serve(self, exchange: core.Exchange, request: requests.Request, body: bytes) -> None:
+    async def _serve(
+        self, exchange: core.Exchange, request: requests.Request, body: bytes, mine: list[asyncio.Task[Any]]
+    ) -> None:
         session_id = request.header(b"mcp-session-id")
         if exchange.modern or (session_id is None and _MODERN_MARK in body):
             if not self._is_settled():
                 await self._settle()
             await self._modern.serve(exchange, request, body)
         elif request.method == "POST":
-            await self._post(exchange, request, body, session_id)
+            await self._post(exchange, request, body, session_id, mine[0])
         elif request.method == "GET":
             await self._open_stream(exchange, request, session_id)
         elif request.method == "DELETE":
@@ -182,12 +187,17 @@ class Story:
     # ---- one message
 
     async def _post(
-        self, exchange: core.Exchange, request: requests.Request, body: bytes, session_id: str | None
+        self,
+        exchange: core.Exchange,
+        request: requests.Request,
+        body: bytes,
+        session_id: str | None,
+        task: asyncio.Task[Any],
     ) -> None:
         message = peer.read_message(body)
         if message is None:
             raise _unreadable(body)
-        method = message.method_name
+        method = _METHODS.get(bytes(message.method)) or message.method_name
         if method == "initialize" and bytes(message.id):
             await self._initialize(exchange, message)
             return
@@ -204,6 +214,7 @@ class Story:
         elif _is_id(message.id):
             exchange.note = session.session_id
             call = voices.Call(exchange, bytes(message.id), fields)
+            call.task = task
             call.takes_events = _takes_events(request.headers.get(b"accept"))
             passed_on = outgoing.passed_on(self._passed_on, request.fields, []) if self._passed_on else []
             await self._serve_call(session, call, method, bytes(message.params), passed_on)
@@ -222,7 +233,6 @@ class Story:
         call.token = messages.asked_token(params)
         act = self._legacy.methods.get(method)
         session.begin(call)
-        call.task = asyncio.current_task()
         try:
             if not self._is_settled():
                 await self._settle()
@@ -257,7 +267,7 @@ class Story:
     async def _find(self, session_id: str | None) -> sessions.Session:
         if session_id is None:
             raise reply.Refusal(400, faults.INVALID_REQUEST, "expected Mcp-Session-Id (initialize gives it)")
-        if not requests.is_session_id(session_id):
+        if session_id not in self._sessions and not requests.is_session_id(session_id):
             raise reply.bad_session_id()
         session = await self._sessions.find(session_id)
         if session is None:

@@ -56,9 +56,7 @@ def read(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> Req
 
 def of(method: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> Request:
     """The same, of a method that is text already."""
-    headers: dict[bytes, bytes] = {}
-    for name, value in fields:
-        headers.setdefault(name.lower(), value)
+    headers = {name.lower(): value for name, value in reversed(fields)}
     return Request(method, target.decode("latin-1"), fields, headers)
 
 
