@@ -93,6 +93,8 @@ A backend is an MCP server that speaks streamable HTTP or legacy HTTP+SSE:
   dns://NAME:PORT[?srv=http]                 what DNS names, asked again and again
   statefulset://NAME.SERVICE.NAMESPACE:PORT?replicas=N[&domain=cluster.local]
                                              NAME-0, NAME-1 … by headless Service
+
+After -- stands a stdio MCP server to start instead.
 """,
         epilog="""\b
 Examples:
@@ -101,6 +103,7 @@ Examples:
       --backend 'statefulset://mcp.mcp-headless.default:8000?replicas=3' \\
       --store redis://redis:6379/0
   fastproxy serve --config proxy.yaml --log-level debug
+  fastproxy serve --stdio-mode shared -- npx -y @modelcontextprotocol/server-everything
 """,
         takes_command=True,
     )
