@@ -246,13 +246,10 @@ class Sessions:
                     self.lookups["cache"] += 1
                     return known
             session = await asyncio.shield(load)
-        except errors.StoreUnavailable:
-            if usable:
+        except errors.StoreError as error:
+            if usable and isinstance(error, errors.StoreUnavailable):
                 self.lookups["cache"] += 1
                 return known
-            self.lookups["error"] += 1
-            raise
-        except errors.StoreError:
             self.lookups["error"] += 1
             raise
         self.lookups["missing" if session is None else "store"] += 1
