@@ -77,7 +77,12 @@ class Host:
         return bool(self._closed)
 
     async def open(self) -> None:
-        """Have a process. supply.NoRoom, spawner.NotStarted, Down."""
+        """Have a process that is ready for calls. supply.NoRoom, spawner.NotStarted, Down, process.Ended."""
+        await self.begin()
+        self.ready()
+
+    async def begin(self) -> None:
+        """Have a process; calls wait until it is `ready`."""
         began = await self.source.take()
         self._began = asyncio.get_running_loop().time()
         self.process = began
@@ -104,7 +109,7 @@ class Host:
         admitted = self.admit(call, asked)
         if admitted is not None:
             await self._await_up()
-            await self._begin(admitted, asked)
+            await self._send_call(admitted, asked)
 
     def submit_at_once(self, call: ledger.Call, asked: Message) -> bool:
         """The same without a wait. False: that can't be, and nothing has happened."""
@@ -124,7 +129,7 @@ class Host:
         """A client tells something."""
         raise NotImplementedError
 
-    async def _begin(self, call: ledger.Call, asked: Message) -> None:
+    async def _send_call(self, call: ledger.Call, asked: Message) -> None:
         text = self.ledger.begin(call, asked)
         try:
             await self._write(text)
@@ -263,7 +268,7 @@ class Host:
         while not self._closed:
             await asyncio.sleep(self._back_off.seconds(loop.time() - self._began))
             try:
-                await self.open()
+                await self.begin()
                 async with asyncio.timeout(REPLAY_SECONDS_MAX):
                     await self.replay()
             except (Down, process.Ended, process.NotReading, supply.NoRoom, spawner.NotStarted, TimeoutError) as error:
@@ -285,7 +290,7 @@ class Host:
     async def ask(self, asked: Message) -> Message:
         """A request of our own, while calls still wait. Down, process.Ended, process.NotReading."""
         call = Settled(self, asked)
-        await self._begin(call, asked)
+        await self._send_call(call, asked)
         return await call.done
 
 
@@ -309,11 +314,6 @@ class PrivateHost(Host):
         self._initialized = False
         self._level: Message | None = None
         self._subscriptions: dict[bytes, Message] = {}
-
-    async def open(self) -> None:
-        await super().open()
-        if self._opening is None:
-            self.ready()
 
     def admit(self, call: ledger.Call, asked: Message) -> ledger.Call:
         if asked.method == "initialize" and self._opening is None:

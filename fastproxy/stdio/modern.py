@@ -85,7 +85,7 @@ async def open_modern(source: supply.Supply) -> ModernHost | None:
     found = ModernHost(source)
     opened = False
     try:
-        await found.open()
+        await found.begin()
         asked = message.read(message.request(b"0", "server/discover", msgspec.json.encode({"_meta": _envelope()})))
         assert asked is not None
         async with asyncio.timeout(PROBE_SECONDS_MAX):

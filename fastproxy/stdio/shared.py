@@ -35,7 +35,7 @@ class SharedHost(host.Host):
         self._subscribers: dict[str, set[object]] = {}
 
     async def open(self) -> None:
-        await super().open()
+        await self.begin()
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS_MAX):
                 await self.replay()

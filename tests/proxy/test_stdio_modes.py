@@ -174,6 +174,8 @@ def test_a_shared_process_that_dies_is_replaced_for_all(proxy: kit.Proxy) -> Non
         said = under_way.next()
     assert said["error"]["data"]["may_have_run"] is True
     stage.await_that(lambda: "result" in first.post("tools/call", name="echo").message, "another process")
+    assert json.loads(first.call("seen"))[:3] == ["initialize", "notifications/initialized", "resources/subscribe"]
+    assert json.loads(first.call("seen")).count("initialize") == 1
     first.call("update", uri="a://kept")
     assert stream.next()["params"] == {"uri": "a://kept"}
     stream.close()
