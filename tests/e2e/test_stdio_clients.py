@@ -117,7 +117,7 @@ def test_clients_of_the_newer_era_are_served_by_either_kind(
             assert len(client.call("trigger-long-running-operation", duration=0.3, steps=3).progress) == 3
 
 
-@pytest.mark.parametrize("mode", ["shared", "pool"])
+@pytest.mark.parametrize("mode", ["shared", "pool"] if stand.WHOLE_MATRIX else ["pool"])
 def test_clients_of_a_shared_process_notice_nothing_of_each_other(mode: str, redis: redis_server.RedisServer) -> None:
     flags = ("--stdio-mode", mode, "--stdio-max-processes", "2")
     with (

@@ -255,8 +255,8 @@ def test_spares_wait_and_are_replaced() -> None:
 
 @pytest.mark.parametrize("mode", ["ended", "left"])
 def test_many_sessions_leave_nothing_behind(mode: str) -> None:
-    many = 500 if stage.WHOLE else 40
-    with stage.stage("--session-ttl", "6s", "--stdio-max-processes", str(many + 10)) as proxy:
+    many, ttl = (500, "2m") if stage.WHOLE else (25, "6s")
+    with stage.stage("--session-ttl", ttl, "--stdio-max-processes", str(many + 10)) as proxy:
         opened(proxy).end()  # what is made once is there
         stage.await_that(lambda: stage.processes(proxy) == [], "no process yet")
         descriptors, resident = proxy.descriptors, proxy.resident_bytes
@@ -267,7 +267,7 @@ def test_many_sessions_leave_nothing_behind(mode: str) -> None:
         assert len(stage.processes(proxy)) <= many
         if mode == "ended":
             assert {caller.end() for caller in callers} <= {204, 404}
-        stage.await_that(lambda: stage.processes(proxy) == [], "all processes have ended", 90)
+        stage.await_that(lambda: stage.processes(proxy) == [], "all processes have ended", 240)
         stage.await_that(lambda: proxy.descriptors <= descriptors + 8, "all descriptors are closed")
         assert proxy.resident_bytes - resident < 16 * MEBIBYTE
         assert [pid for pid in stage.children(stage.wardens(proxy)[0]) if stage.is_there(pid)] == []
