@@ -107,7 +107,16 @@ class Host:
     async def submit(self, call: ledger.Call, asked: Message) -> None:
         """Send a request; the call hears the rest. Down, process.NotReading, NotCarried: it has not been sent."""
         admitted = self.admit(call, asked)
-        if admitted is not None:
+        if admitted is None:
+            return
+        await self._await_up()
+        try:
+            await self._send_call(admitted, asked)
+        except Down:
+            if self._closed or self.process is None:
+                raise
+            # It was on its way out, and nothing has been sent: the next one may have it.
+            await asyncio.wait({self.process.ended}, timeout=RESTART_SECONDS_MAX)
             await self._await_up()
             await self._send_call(admitted, asked)
 
