@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 # Ten thousand records of about 1 KB; an outage longer than that many new sessions is no longer a passing one.
 PENDING_MAX = 10_000
-# After an outage, until what is not there is taken to be unknown: the others notice the store's return up to a longest
-# back-off later, twice that on a busy machine, and have their pending to write. A client that is told 404 gives up its
-# session for good; one whose session is unknown indeed waits for that word, after an outage only.
-SETTLE_SECONDS = 1.0
+# After an outage, until what is not there is taken to be unknown: the others notice the store's return some probes
+# later (of a Cluster that has lost a master, up to two seconds), and have their pending to write. A client that is told
+# 404 gives up its session for good; one whose session is unknown indeed waits for that word, after an outage only.
+SETTLE_SECONDS = 2.0
 _LOOK_SECONDS = 0.1  # meanwhile
 # For so long a write that was taken vouches for the next ones: of many unknown sessions at once few cost a write.
 VOUCHED_SECONDS = 0.1
