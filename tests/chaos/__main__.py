@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", help="only the faults whose name, or whose store's, has one of these words")
     parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("build/chaos.json"))
     parser.add_argument("--publish", action="store_true", help=f"write {RESULTS} and the table in {README}")
+    parser.add_argument("--family", choices=("valkey", "redis"), default="valkey", help="whose servers the stores are")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of every lot that is drawn")
     asked = parser.parse_args(arguments)
     if asked.publish:
@@ -49,11 +50,12 @@ def main(arguments: list[str]) -> int:
     runs.say(f"seed {asked.seed}")
     started, began = datetime.datetime.now(datetime.UTC), time.monotonic()
     left_out: dict[str, str] = {}
-    outcomes = runs.run(choose(asked.names), seed=asked.seed, leave_out=left_out.__setitem__)
+    outcomes = runs.run(choose(asked.names), seed=asked.seed, leave_out=left_out.__setitem__, family=asked.family)
     result = report.Result(
         started_at=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began),
         seed=asked.seed,
+        family=asked.family,
         machine=machine.describe(),
         proxies=stages.PROXIES,
         replicas=stages.REPLICAS,

@@ -5,6 +5,7 @@ no broken promise for those whom the fault concerns.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -35,10 +36,16 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     tells: tuple[str, ...] = ()  # what an error of those concerned may say: one of these
 
 
+class Make(Protocol):
+    """A store of a family of servers (tests/kit/redis_server.py)."""
+
+    def __call__(self, *, family: str) -> stores.Store: ...
+
+
 class Setting(msgspec.Struct, frozen=True):
     """A kind of store, and what happens where there is one. `reason`: why it can't be had on this machine."""
 
-    make: Callable[[], stores.Store]
+    make: Make
     title: str
     faults: Sequence[Fault]
     reason: Callable[[], str | None] = lambda: None
@@ -61,7 +68,14 @@ DEATHS = (
     PROXY_KILLED,
     REPLICA_KILLED,
     Fault(name=f"Redis killed (-9) {AWAY}", act=deeds.kill_store, concerns=IN_NEWCOMERS, tells=LATER),
-    Fault(name=f"a proxy frozen {AWAY}", act=deeds.freeze_proxy(1), concerns=frozenset({CALLS}), proxy=1, waits=True),
+    Fault(
+        name=f"a proxy frozen {AWAY}",
+        act=deeds.freeze_proxy(1),
+        concerns=frozenset({CALLS}),
+        proxy=1,
+        waits=True,
+        tells=LOST,
+    ),
     Fault(name=f"a replica frozen {AWAY}", act=deeds.freeze_replica(1), concerns=AT_HOME, replica=1, tells=LOST),
     Fault(name=f"Redis frozen {AWAY}", act=deeds.freeze_store, concerns=IN_NEWCOMERS, tells=LATER),
     PROXIES_RESTARTED,

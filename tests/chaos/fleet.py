@@ -59,11 +59,11 @@ class Fleet:
         """One fault, from shortly before it to when all is well again."""
         at_home = await self._at_home(fault.replica)
         old_calls = {number: len(session.calls) for number, session in self._sessions.items()}
-        old_ran = len(kit.logged_calls(self._call_log))
+        old_ran = kit.logged_calls(self._call_log)
         await asyncio.sleep(BEFORE_SECONDS)
         self._stage.struck.clear()
         acting = asyncio.create_task(fault.act(self._stage))
-        newcomers = await self._receive_newcomers()
+        newcomers = await self._receive_newcomers(acting)
         span = await acting
         await self._settle(span)
         now = time.monotonic()
@@ -71,6 +71,8 @@ class Fleet:
         involved = report.involve(fault, span, calls, at_home=at_home, newcomers=newcomers)
         if faults.HOME in fault.concerns:
             involved |= await self._at_home(fault.replica) & newcomers
+        ran = kit.logged_calls(self._call_log)[len(old_ran) :]
+        again = set(ran) & set(old_ran)
         outcome = report.judge(
             fault,
             span,
@@ -79,9 +81,11 @@ class Fleet:
             involved=involved,
             newcomers=newcomers,
             sessions=self._sessions,
-            ran=kit.logged_calls(self._call_log)[old_ran:],
+            ran=[*ran, *again],
             limits=self._limits,
         )
+        for session in self._sessions.values():
+            session.wrong.clear()  # it has been told
         lost = {number for number, session in self._sessions.items() if session.lost_at is not None}
         await self._dismiss(newcomers | lost)
         return outcome
@@ -99,8 +103,10 @@ class Fleet:
                 return
             await asyncio.sleep(0.1)
 
-    async def _receive_newcomers(self) -> set[int]:
-        await self._stage.struck.wait()
+    async def _receive_newcomers(self, acting: asyncio.Task[deeds.Span]) -> set[int]:
+        striking = asyncio.create_task(self._stage.struck.wait())
+        await asyncio.wait({acting, striking}, return_when=asyncio.FIRST_COMPLETED)
+        striking.cancel()
         await asyncio.sleep(NEWCOMERS_SECONDS)
         newcomers = [self._new() for _ in range(NEWCOMERS)]
         for session in newcomers:

@@ -52,6 +52,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str
     seconds: int
     seed: int
+    family: str = "valkey"  # of the stores' servers
     machine: machine.Machine
     proxies: int
     replicas: int

@@ -48,6 +48,7 @@ def run(
     seed: int,
     leave_out: Callable[[str, str], None],
     limits: report.Limits = report.LIMITS,
+    family: str = "valkey",
 ) -> list[report.Outcome]:
     """All stages; `leave_out` hears of those that this machine can't have, and why. KitError: a proxy met a fault of
     its own, which is no outcome."""
@@ -60,7 +61,7 @@ def run(
             if reason is not None:
                 leave_out(setting.title, reason)
                 continue
-            with stages.stage(setting.make(), replicas) as stage:
+            with stages.stage(setting.make(family=family), replicas) as stage:
                 outcomes += asyncio.run(suffer_all(stage, call_log, setting, wanted, seed, limits))
                 for proxy in stage.proxies:
                     if "Traceback" in proxy.stderr:

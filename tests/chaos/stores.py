@@ -54,8 +54,8 @@ class OneRedis(redis_ensemble.Ensemble):
 
     title = "one Redis"
 
-    def __init__(self, server: Server | None = None) -> None:
-        super().__init__([server or Server()])
+    def __init__(self, *, family: str, server: Server | None = None) -> None:
+        super().__init__([server or Server(family=family)])
 
     def _join(self) -> None:
         """It is one already."""
@@ -83,8 +83,8 @@ class Cluster(redis_ensemble.ClusterEnsemble):
 class _CrampedServer(Server):
     """Its folder is a small file system that nobody else sees."""
 
-    def __init__(self) -> None:
-        super().__init__(options=("--appendfsync", "everysec"))
+    def __init__(self, *, family: str) -> None:
+        super().__init__(family=family, options=("--appendfsync", "everysec"))
         server = shlex.join(self.command)
         size = f"size={DISK_MEBIBYTES}m"
         mount = shlex.join(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(self.folder)])
@@ -96,9 +96,8 @@ class Cramped(OneRedis):
 
     title = "one Redis, small disk"
 
-    def __init__(self) -> None:
-        server = _CrampedServer()
-        super().__init__(server)
+    def __init__(self, *, family: str) -> None:
+        super().__init__(family=family, server=_CrampedServer(family=family))
         self._ballast = pathlib.Path()
 
     @staticmethod
@@ -114,7 +113,7 @@ class Cramped(OneRedis):
     def fill_disk(self) -> None:
         """Until the server refuses writes, since its file system has no room."""
         [server] = self.servers
-        self._ballast = pathlib.Path(f"/proc/{server.pid}/root{server.folder}/ballast")
+        self._ballast = pathlib.Path("/proc", str(server.pid), "root", str(server.folder).lstrip("/"), "ballast")
         with self._ballast.open("wb", buffering=0) as file:
             for piece in _pieces():
                 try:
