@@ -5,6 +5,7 @@ resource with a problem is not rolled out: what runs for it goes on as it is, un
 will read are read here by the proxies' own reader, so that no pod is ever started to find them wrong.
 """
 
+import functools
 import ipaddress
 import re
 import urllib.parse
@@ -196,11 +197,21 @@ def _review_guards(spec: crd.Proxied) -> Iterator[Problem]:
 
 def list_inert(spec: parts.Part) -> Iterator[tuple[str, bool]]:
     """The fields that are set and not acted on, and whether each was to protect the server."""
-    for field in msgspec.inspect.type_info(type(spec)).fields:  # type: ignore[attr-defined] # a struct's has them
-        extra = getattr(field.type, "extra", None) or {}
-        if extra.get(parts.INERT) and getattr(spec, field.name) is not None:
-            yield f"spec.{field.encode_name}", bool(extra.get(parts.GUARD))
+    for attribute, name, guards in _tabulate_inert(type(spec)):
+        if getattr(spec, attribute) is not None:
+            yield f"spec.{name}", guards
     if isinstance(spec, crd.VirtualMCPServerSpec):
         config = spec.outgoing_auth or {}
         if set(config) - {"source"}:
             yield "spec.outgoingAuth", False
+
+
+@functools.cache
+def _tabulate_inert(kind: type[parts.Part]) -> list[tuple[str, str, bool]]:
+    """The fields that are marked so: attribute, name, and whether it guards. Looked up once, since it takes 10 ms."""
+    marked = []
+    for field in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined] # a struct's has them
+        extra = getattr(field.type, "extra", None) or {}
+        if extra.get(parts.INERT):
+            marked.append((field.name, field.encode_name, bool(extra.get(parts.GUARD))))
+    return marked

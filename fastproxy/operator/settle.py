@@ -111,7 +111,8 @@ class Settler:
                 "OwnershipConflict", f"{place}: fields are applied by others: {', '.join(rivals)}", final=True
             )
         if refused.code == 404 and wanted["kind"] == "PodDisruptionBudget":
-            logger.warning("kind=PodDisruptionBudget reason=missing: this API server has no policy/v1 (1.21 has)")
+            if wanted["kind"] not in self.missing:
+                logger.warning("kind=PodDisruptionBudget reason=missing: this API server has no policy/v1 (1.21 has)")
             self.missing.add(wanted["kind"])
             return None
         if refused.code in _FINAL_CODES or refused.code == 403:

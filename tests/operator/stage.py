@@ -208,9 +208,9 @@ async def operating_here(where: cluster.Cluster, wire: Wire, namespace: str) -> 
         await client.close()
 
 
-async def settle(operator: program.Operator, quiet_seconds: float = 0.5) -> None:
+async def settle(operator: program.Operator, quiet_seconds: float = 0.5, seconds_max: float = SECONDS_MAX) -> None:
     """Until the operator has had nothing to do for a while."""
-    ends, still = time.monotonic() + SECONDS_MAX, time.monotonic()
+    ends, still = time.monotonic() + seconds_max, time.monotonic()
     while time.monotonic() < ends:
         if not operator.listed or len(operator.queue) or operator.queue.delayed:
             still = time.monotonic()

@@ -322,12 +322,13 @@ def test_an_idle_operator_asks_nothing_and_stays_small(control_plane: cluster.Cl
         async with stage.operating_here(control_plane, wire, kubectl.namespace) as operator:
             await asyncio.to_thread(kubectl.apply, *(server(f"s{number}", replicas=0) for number in range(count)))
             began = time.monotonic()
-            await stage.settle(operator, 2.0)
+            await stage.settle(operator, 2.0, 300.0)
             seconds = time.monotonic() - began
             asked = len(wire.requests)
             await asyncio.sleep(3.0)
             assert len(wire.requests) == asked, wire.requests[asked:]
             print(f"{count} MCPServers settled in {seconds:.1f} s with {asked} requests")
+            assert not WHOLE or seconds < 60, "measure it on a machine that has nothing else to do"
 
     asyncio.run(run())
     found = kubectl.find_all("mcpservers")
