@@ -242,5 +242,5 @@ SCENARIOS: dict[str, Scenario] = {
         needs="legs",
         of_sessions=True,
     ),
-    "idle": Scenario("a process with nothing to do, and its start", measure_idle, holds=False, rounds_max=3),
+    "idle": Scenario("a process with nothing to do, and its start", measure_idle, holds=False, rounds_max=2),
 }
