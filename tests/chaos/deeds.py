@@ -111,21 +111,6 @@ async def kill_store(stage: Stage) -> Span:
     return Span(begin, done, time.monotonic())
 
 
-def while_store_is_away(then: Act) -> Act:
-    """The only server there is has died, and then that; nobody can be brought elsewhere before it is back."""
-
-    async def act(stage: Stage) -> Span:
-        [server] = stage.store.servers
-        await asyncio.to_thread(stage.kill_store, server)
-        await asyncio.sleep(SOON_SECONDS)
-        span = await then(stage)
-        await asyncio.sleep(SOON_SECONDS)
-        await asyncio.to_thread(stage.start_store, server)
-        return Span(span.begin, span.done, time.monotonic())
-
-    return act
-
-
 async def freeze_store(stage: Stage) -> Span:
     return await _freeze(stage, stage.store.servers[0])
 
