@@ -137,9 +137,7 @@ class DnsServer:
     def asked(self, name: str, record_type: str | None = None) -> list[Question]:
         """The questions for a name so far."""
         return [
-            each
-            for each in list(self.questions)
-            if each.name == _key(name) and record_type in (None, each.record_type)
+            each for each in list(self.questions) if each.name == _key(name) and record_type in (None, each.record_type)
         ]
 
     def await_questions(self, name: str, count: int, *, record_type: str | None = None) -> list[Question]:
