@@ -366,7 +366,8 @@ class Plane:
     # ---- sessions
 
     def _has_room(self) -> bool:
-        return self.config.store.kind != "memory" or len(self.reactor.table) < self.config.max_sessions
+        full = self.config.store.kind == "memory" and len(self.reactor.table) >= self.config.max_sessions
+        return not full or self.book.doubts  # the store has the last word
 
     def _sessions_in_use(self) -> Iterator[str]:
         for exchange in self.reactor.exchanges():
@@ -386,8 +387,7 @@ class Plane:
 
 def make_store(config: schema.ServeConfig, observe: store.Observer) -> Any:
     """The session store that the configuration asks for."""
-    url = config.store
-    if url.kind == "memory":
+    if config.store.kind == "memory":
         return memory.MemoryStore(ttl_seconds=config.session_ttl, sessions_max=config.max_sessions)
     # redis-py is 10 MiB and 80 ms, which `memory:` need not pay for
     client = importlib.import_module("fastproxy.session.redis_client")
@@ -395,6 +395,4 @@ def make_store(config: schema.ServeConfig, observe: store.Observer) -> Any:
     shared = redis.RedisStore(
         client.address_of(config), key_prefix=config.key_prefix, ttl_seconds=config.session_ttl, observe=observe
     )
-    if config.store_required:
-        return shared
-    return outage.OutageBuffer(shared, ttl_seconds=config.session_ttl)
+    return shared if config.store_required else outage.OutageBuffer(shared, ttl_seconds=config.session_ttl)

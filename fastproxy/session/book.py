@@ -268,6 +268,11 @@ class Book:
             self._looking_after = True
             self._start_task(self._look_after(), name="look at what was heard of")
 
+    @property
+    def doubts(self) -> bool:
+        """Are there entries of which it is not known whether they have ended?"""
+        return self._looking_after
+
     async def _look_after(self) -> None:
         """Whether what was heard of is still where the table says; if not, the table hears of it before a client asks,
         and an ended session is no longer counted."""
