@@ -9,8 +9,9 @@ PIP    := $(PYTHON) -m pip --quiet --disable-pip-version-check
 LISTEN ?= 127.0.0.1:8080
 ADMIN  ?= 127.0.0.1:9901
 ARGS   ?=
-# Tests wait more than they work: on two cores they take half a processor each. A file's tests stay together.
-PYTEST := $(PYTHON) -m pytest --numprocesses 4 --dist loadfile
+# Tests wait more than they work: on two cores they take half a processor each. A file's tests stay together; files in
+# their order, for those of few tests are the long ones and would come last.
+PYTEST := $(PYTHON) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 EXTENSION_SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/*.pxi ext/*.h)
 
